@@ -1,0 +1,58 @@
+"""simgen: simulation-based inference for physicists.
+
+A simulator draws x ~ p(x | theta). `simulate` fills a dataset, `fit` learns any conditional of its fields,
+the trained object is called with what is given and returns a distribution, `calibrate` judges it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Prior": "prior",
+    "Field": "field",
+    "Simulator": "forward",
+    "simulator": "forward",
+    "Dataset": "dataset",
+    "DatasetError": "dataset",
+    "simulate": "simulation",
+    "Flow": "models",
+    "Conditional": "conditional",
+    "load": "conditional",
+    "fit": "training",
+    "Samples": "samples",
+    "Verdict": "calibration",
+    "calibrate": "calibration",
+    "report": "reporting",
+}
+
+__all__ = ["__version__", *_WHERE]
+
+if TYPE_CHECKING:
+    from .calibration import Verdict, calibrate
+    from .conditional import Conditional, load
+    from .dataset import Dataset, DatasetError
+    from .field import Field
+    from .forward import Simulator, simulator
+    from .models import Flow
+    from .prior import Prior
+    from .reporting import report
+    from .samples import Samples
+    from .simulation import simulate
+    from .training import fit
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name from its module on first use: importing simgen loads no torch."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'simgen' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

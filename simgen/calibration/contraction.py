@@ -1,0 +1,42 @@
+r"""Contraction: how much narrower the posterior is than the prior.
+
+.. math::
+    c = 1 - \frac{E_x \mathrm{Var}_q(\vartheta \mid x)}{\mathrm{Var}(\vartheta)}, \qquad
+    I = E\big[\log q(\vartheta \mid x) - \log p(\vartheta)\big]
+
+A calibrated posterior may still say nothing: c near 0 is the prior over again. No pass or fail,
+but never hidden.
+"""
+
+from __future__ import annotations
+
+__all__ = ["UNINFORMATIVE", "contraction", "information"]
+
+import numpy as np
+
+UNINFORMATIVE = 0.05
+"""Below this contraction a parameter is called uninformed."""
+
+
+def contraction(variances: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """One minus the mean posterior variance over the variance of the true values, shape (k,).
+
+    Arguments:
+        variances: Of the draws of each pair, shape (n, k).
+        truth: True values, shape (n, k).
+    """
+    total = np.var(np.asarray(truth, dtype=np.float64), axis=0, ddof=1)
+    return 1 - np.mean(variances, axis=0) / np.where(total > 0, total, 1.0)
+
+
+def information(log_q: np.ndarray, log_prior: np.ndarray) -> tuple[float, float]:
+    """What the posterior adds to the prior, in nats a pair, and its standard error.
+
+    Arguments:
+        log_q: log q(theta | x) of the true values, shape (n,).
+        log_prior: log p(theta) of the true values, shape (n,).
+    """
+    gain = np.asarray(log_q, dtype=np.float64) - np.asarray(log_prior, dtype=np.float64)
+    if not np.isfinite(gain).all():
+        return float("-inf"), 0.0
+    return float(gain.mean()), float(gain.std(ddof=1) / np.sqrt(len(gain)))

@@ -1,0 +1,475 @@
+r"""Conditional: a trained p(target | given), called with what is given, in physical units.
+
+.. math::
+    q(y \mid x) = q_z\bigl(t(y) \mid c(x)\bigr) \left| \frac{\partial t}{\partial y} \right|
+
+t is the target's preprocessing, c the embedding of what is given. The result of a call is a torch Distribution.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Conditional", "ConditionalDistribution", "load"]
+
+import copy
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from .bijection import inside
+from .field import Field
+from .models import FAMILIES
+from .networks import build
+from .pipeline import Pipeline
+from .prior import Prior
+
+SCHEMA = 1
+_CHUNK = 16_384  # rows a network sees at once: stays in the cache, bounds memory
+
+
+class ConditionalDistribution(Distribution):
+    """p(target | given) for a batch of given values, in physical units.
+
+    Attributes:
+        names: Names of the target's columns.
+        density: How log_prob is known: "exact", "bound", "ode" or None.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        context: Tensor | None,
+        batch_shape: torch.Size,
+        names: tuple[str, ...],
+        device: torch.device,
+    ) -> None:
+        super().__init__(batch_shape, pipeline.event_shape, validate_args=False)
+        self._pipeline, self._context, self._device = pipeline, context, device
+        self.names = names
+        assert pipeline.model is not None
+        self.density = pipeline.model.density
+
+    @property
+    def support(self) -> Any:  # type: ignore[override]
+        """The support of one draw, as a torch constraint."""
+        return self._pipeline.target.bijection.codomain
+
+    def sample(self, sample_shape: Any = (), seed: int | None = None) -> Tensor:
+        """Draws (*sample_shape, *batch_shape, *event_shape), inside the support; repeatable with a seed."""
+        shape = torch.Size([sample_shape] if isinstance(sample_shape, int) else sample_shape)
+        pipeline = self._pipeline
+        lead = (*shape, *self.batch_shape, *self.event_shape[:-1])
+        generator = torch.Generator(pipeline.device)
+        if seed is None:
+            generator.manual_seed(int(torch.randint(2**62, ())))
+        else:
+            generator.manual_seed(seed)
+        k = pipeline.target.features
+        noise = torch.randn(*lead, k, generator=generator, device=pipeline.device)
+        with torch.no_grad():
+            return self.transport(noise)
+
+    def transport(self, noise: Tensor) -> Tensor:
+        """Maps noise ~ N(0, I), (..., *batch_shape, k), to draws in physical units; differentiable."""
+        target = self._pipeline.target
+        noise = noise.to(self._pipeline.device)
+        z = self._rows(lambda z, q: q.transport(z), noise, noise.shape[:-1])
+        y = target.inverse(z).float()
+        return inside(y, *self._bounds()).to(self._device)
+
+    def log_prob(self, value: Any) -> Tensor:
+        """log p(value | given), value (..., *event_shape) broadcast against the batch; -inf outside the support.
+
+        Of a set of independent events, the sum over the events of value (..., events, features).
+        """
+        value = torch.as_tensor(value)
+        dtype = value.dtype if value.dtype == torch.float64 else torch.float32
+        y = value.to(self._pipeline.device).double()
+        columns = self._pipeline.columns
+        if y.dim() < len(self.event_shape) or y.shape[-1] != columns:
+            wanted = ", ".join(map(str, self.event_shape))
+            raise ValueError(f"value must be (..., {wanted}); got {tuple(value.shape)}")
+        extra = len(self.event_shape) - 1
+        batch = torch.broadcast_shapes(y.shape[: y.dim() - extra - 1], self.batch_shape)
+        y = y.expand(*batch, *y.shape[y.dim() - extra - 1 :])
+        target = self._pipeline.target
+        if not any(target.discrete):
+            total = self._log_density(y)
+        else:
+            total = target.cell_points(y)
+            total = self._log_density(total).logsumexp(0) - math.log(len(total))
+            whole = (y == y.floor()) | ~y.new_tensor(target.discrete).bool()
+            total = torch.where(whole.all(-1), total, torch.full_like(total, -math.inf))
+        return total.sum(-1).to(self._device, dtype) if extra else total.to(self._device, dtype)
+
+    def _log_density(self, y: Tensor) -> Tensor:
+        z, ladj = self._pipeline.target(y)
+        valid = ladj > -math.inf
+        z = torch.where(valid[..., None], z, torch.zeros_like(z))
+        density = self._rows(lambda z, q: q.log_prob(z), z, z.shape[:-1])
+        return density.double() + ladj
+
+    def _bounds(self) -> tuple[Tensor, Tensor]:
+        bijection = self._pipeline.target.bijection
+        device = self._pipeline.device
+        low, high = bijection.low.to(device), bijection.high.to(device)
+        discrete = low.new_tensor(self._pipeline.target.discrete).bool()
+        # whole numbers fill half-open cells: their bounds are themselves attained
+        return torch.where(discrete, low - 1, low), high
+
+    def _rows(self, apply: Any, z: Tensor, lead: torch.Size) -> Tensor:
+        """Applies a function of (rows, distribution of the model) chunk by chunk."""
+        model = self._pipeline.model
+        assert model is not None
+        flat = z.reshape(-1, z.shape[-1])
+        n = math.prod(self.batch_shape)
+        inner = math.prod(self.event_shape[:-1]) if len(self.event_shape) > 1 else 1
+        if len(self.event_shape) > 1:
+            inner = lead[-1]
+        parts = []
+        for start in range(0, len(flat), _CHUNK):
+            part = flat[start : start + _CHUNK]
+            context = None
+            if self._context is not None:
+                row = torch.arange(start, start + len(part), device=flat.device)
+                context = self._context[(row // inner) % n]
+            parts.append(apply(part, model.distribution((context, None))))
+        out = torch.cat(parts) if parts else flat.new_zeros(0, *z.shape[len(lead) :])
+        return out.reshape(*lead, *out.shape[1:])
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> ConditionalDistribution:
+        """The same distribution for a larger batch."""
+        shape = torch.Size(batch_shape)
+        context = self._context
+        if context is not None:
+            context = context.reshape(*self.batch_shape, -1).expand(*shape, -1)
+            context = context.reshape(-1, context.shape[-1])
+        return ConditionalDistribution(self._pipeline, context, shape, self.names, self._device)
+
+    def __repr__(self) -> str:
+        return (
+            f"p({self._pipeline.expression}) over {', '.join(self.names)}; "
+            f"batch {tuple(self.batch_shape)}, event {tuple(self.event_shape)}"
+        )
+
+
+class Conditional:
+    """A trained conditional distribution; made by `simgen.fit` or `simgen.load`.
+
+    Attributes:
+        expression: What it is, "theta | x".
+        target: Names of the modelled fields.
+        given: Names of the given fields.
+        fields: The fields by name, as the dataset had them.
+        prior: The prior over the parameters, where there is one.
+        history: Training history: lists by name.
+        provenance: Dataset, seeds, versions, time.
+        verdict: What calibration said, as a plain dict, or None.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        family: Any,
+        prior: Prior | None = None,
+        history: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        verdict: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.pipeline = pipeline.eval().requires_grad_(False)
+        self.family = family
+        self.prior = prior
+        self.history = dict(history or {})
+        self.provenance = dict(provenance or {})
+        self.verdict = None if verdict is None else dict(verdict)
+
+    @property
+    def expression(self) -> str:
+        """The expression, as text."""
+        return str(self.pipeline.expression)
+
+    @property
+    def target(self) -> tuple[str, ...]:
+        """Names of the modelled fields."""
+        return self.pipeline.expression.target
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of the given fields."""
+        return self.pipeline.expression.given
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """The fields by name."""
+        return self.pipeline.fields
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the target's columns."""
+        return self._columns("names")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """LaTeX labels of the target's columns."""
+        return self._columns("labels")
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Units of the target's columns."""
+        return self._columns("units")
+
+    def _columns(self, what: str) -> tuple[str, ...]:
+        out: list[str] = []
+        for name in self.target:
+            field = self.fields[name]
+            size = field.columns if field.iid else field.size
+            plain = [name] if size == 1 else [f"{name}_{i}" for i in range(size)]
+            default = {"names": plain, "labels": field.names or plain, "units": [""] * size}[what]
+            out += getattr(field, what) or default
+        return tuple(out)
+
+    def to(self, device: str | torch.device) -> Conditional:
+        """Moves the network to a device, in place."""
+        self.pipeline.to(device)
+        return self
+
+    def __call__(self, *values: Any, **named: Any) -> ConditionalDistribution:
+        """The distribution of the target given values of the given fields.
+
+        Arguments:
+            *values: The given field's value where there is one field, (*batch, *event).
+            **named: The given fields by name; a variable-length field's `<name>_length` may go along.
+
+        Raises:
+            ValueError: If a field is missing, unknown, not finite, or has another shape than in training.
+        """
+        given = self.given
+        if len(values) > len(given):
+            raise ValueError(
+                f"{self.expression!r} takes {len(given)} given fields; got {len(values)}"
+            )
+        if len(values) > 1:
+            raise ValueError(f"name the given fields: {', '.join(f'{k}=...' for k in given)}")
+        inputs = dict(zip(given, values)) | named
+        lengths = {k: inputs.pop(k) for k in list(inputs) if self._is_length(k)}
+        if missing := [k for k in given if k not in inputs]:
+            raise ValueError(f"{self.expression!r} needs the field {missing[0]!r}")
+        if unknown := [k for k in inputs if k not in given]:
+            raise ValueError(
+                f"{unknown[0]!r} is not given in {self.expression!r}; "
+                f"given are: {', '.join(given) or 'nothing'}"
+            )
+        device = next((v.device for v in inputs.values() if isinstance(v, Tensor)), None)
+        rows, masks, batch = self._rows(inputs, lengths)
+        grad = any(v.requires_grad for v in rows.values())
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+            context = self._context(rows, masks)
+        return ConditionalDistribution(
+            self.pipeline, context, batch, self.names, device or torch.device("cpu")
+        )
+
+    def _is_length(self, name: str) -> bool:
+        return name.endswith("_length") and name[: -len("_length")] in self.given
+
+    def _context(self, rows: dict[str, Tensor], masks: dict[str, Tensor]) -> Tensor | None:
+        if not rows:
+            return None
+        n = len(next(iter(rows.values())))
+        size = max(sum(v[0].numel() for v in rows.values()) if n else 1, 1)
+        step = max(1, min(_CHUNK, 16_000_000 // size))
+        parts = []
+        for start in range(0, n, step):
+            part = {k: v[start : start + step] for k, v in rows.items()}
+            mask = {k: v[start : start + step] for k, v in masks.items()}
+            parts.append(self.pipeline.context(self.pipeline.standardise(part, mask), mask))
+        return torch.cat(parts) if parts else torch.zeros(0, self.pipeline.context_size)
+
+    def _rows(
+        self, inputs: Mapping[str, Any], lengths: Mapping[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], torch.Size]:
+        """Given fields as rows (n, *event), masks of variable-length ones, and the batch shape."""
+        device = self.pipeline.device
+        values: dict[str, Tensor] = {}
+        masks: dict[str, Tensor] = {}
+        batches = []
+        for name in self.given:
+            field = self.fields[name]
+            value = _tensor(inputs[name], name).to(device)
+            event, short = field.shape, field.layout in ("set", "series")
+            if value.dim() == 0 and field.size == 1:
+                value = value.reshape(event)
+            axes = value.dim() - len(event)
+            found = tuple(value.shape[max(axes, 0) :])
+            fits = (
+                found[1:] == event[1:] and found[0] <= event[0]
+                if short and axes >= 0
+                else found == event
+            )
+            if axes < 0 or not fits:
+                wanted = ", ".join(map(str, ("...", *event)))
+                raise ValueError(
+                    f"field {name!r} must have shape ({wanted}) as in training; got {tuple(value.shape)}"
+                )
+            if not value.isfinite().all():
+                raise ValueError(f"field {name!r} holds NaN or infinite values")
+            batches.append(value.shape[:axes])
+            if short and (name in lengths or found != event or self._variable(name)):
+                length = torch.as_tensor(lengths.get(name, found[0]), device=device)
+                mask = torch.arange(event[0], device=device) < length[..., None]
+                masks[name] = mask.expand(*value.shape[:axes], event[0])
+                value = nn.functional.pad(value, (0, 0, 0, event[0] - found[0]))
+            values[name] = value
+        batch = torch.broadcast_shapes(*batches) if batches else torch.Size()
+        rows, flat_masks = {}, {}
+        for name, value in values.items():
+            event = self.fields[name].shape
+            rows[name] = value.expand(*batch, *event).reshape(-1, *event)
+            if not event:
+                rows[name] = value.expand(batch).reshape(-1)
+            if name in masks:
+                flat_masks[name] = masks[name].expand(*batch, event[0]).reshape(-1, event[0])
+        return rows, flat_masks, batch
+
+    def _variable(self, name: str) -> bool:
+        return f"{name}_length" in self.provenance.get("variable", ())
+
+    def save(self, path: str | os.PathLike[str], verdict: Any = None) -> None:
+        """Writes one safetensors file: weights, and a JSON header that says everything else."""
+        if verdict is not None:
+            self.verdict = verdict.to_dict() if hasattr(verdict, "to_dict") else dict(verdict)
+        pipeline = self.pipeline
+        header = {
+            "schema": SCHEMA,
+            **pipeline.config,
+            "family": {"name": type(self.family).__name__, **asdict(self.family)},
+            "prior": None if self.prior is None else self.prior.to_dict(),
+            "history": self.history,
+            "provenance": self.provenance,
+            "verdict": self.verdict,
+        }
+        tensors = {k: v.detach().cpu().contiguous() for k, v in pipeline.state_dict().items()}
+        temporary = Path(f"{os.fspath(path)}.part{os.getpid()}")
+        try:
+            metadata = {"simgen": json.dumps(header)}
+            safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def __repr__(self) -> str:
+        return f"Conditional({self.expression!r}, {self.family})"
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON header of a model file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no model of simgen's, truncated, or of a newer schema.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no model file {os.fspath(path)!r}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"{os.fspath(path)!r} is damaged or no safetensors file: {error}"
+        ) from None
+    if "simgen" not in metadata:
+        raise ValueError(f"{os.fspath(path)!r} is a safetensors file, but no model of simgen's")
+    header = json.loads(metadata["simgen"])
+    if header["schema"] > SCHEMA:
+        raise ValueError(
+            f"{os.fspath(path)!r} has schema {header['schema']}; this simgen reads up to {SCHEMA}: upgrade simgen"
+        )
+    return header
+
+
+def load(
+    path: str | os.PathLike[str],
+    modules: Mapping[str, nn.Module] | None = None,
+    families: Sequence[type] = (),
+    prior: Prior | None = None,
+) -> Conditional:
+    """Reads a model that `Conditional.save` wrote. Nothing in the file is executed or imported by name.
+
+    Arguments:
+        path: The file.
+        modules: A user's own networks by the place they had, {"embedding.x": MyNet(16)}; weights are filled in.
+        families: A user's own families.
+        prior: The prior, where it was none of torch's plain factors.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, of a newer schema, needs a module that was not handed in, or its
+            weights do not fit.
+    """
+    header = read_header(path)
+    modules = dict(modules or {})
+    known = {**FAMILIES, **{f.__name__: f for f in families}}
+    settings = dict(header["family"])
+    name = settings.pop("name")
+    if name not in known:
+        raise ValueError(
+            f"the model is of family {name!r}: hand it in with load(path, families=[{name}])"
+        )
+    family = known[name](**settings)
+    embedding: dict[str, nn.Module] = {}
+    for key, config in header["embedding"].items():
+        if "class" in config:
+            embedding[key] = build(config)
+            continue
+        place = f"embedding.{key}"
+        if place not in modules:
+            raise ValueError(
+                f"the embedding of {key!r} is your own {config['module']}: "
+                f'hand one in with load(path, modules={{"{place}": ...}})'
+            )
+        embedding[key] = copy.deepcopy(modules[place])
+    tensors = safetensors.torch.load_file(path)
+    pipeline = Pipeline.from_config(header, embedding, tensors["target.constant"]).attach(family)
+    fill(pipeline, tensors, os.fspath(path))
+    if prior is None and header["prior"] is not None and "factors" in header["prior"]:
+        prior = Prior.from_dict(header["prior"])
+    return Conditional(
+        pipeline, family, prior, header["history"], header["provenance"], header["verdict"]
+    )
+
+
+def fill(pipeline: nn.Module, tensors: dict[str, Tensor], path: str) -> None:
+    """Loads weights after saying what differs."""
+    state = pipeline.state_dict()
+    problems = [f"{k} is missing" for k in state if k not in tensors]
+    problems += [f"{k} is unknown" for k in tensors if k not in state]
+    problems += [
+        f"{k} has shape {tuple(tensors[k].shape)}, wanted {tuple(v.shape)}"
+        for k, v in state.items()
+        if k in tensors and tensors[k].shape != v.shape
+    ]
+    if problems:
+        raise ValueError(
+            f"the weights in {path!r} do not fit the model: {'; '.join(problems[:5])}"
+        )
+    pipeline.load_state_dict(tensors)
+
+
+def _tensor(value: Any, name: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        try:
+            value = torch.as_tensor(np.asarray(value))
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"field {name!r} must be an array of numbers: {error}") from None
+    return value

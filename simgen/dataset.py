@@ -1,0 +1,519 @@
+r"""Dataset: a table of rows (theta, x, latents ...) in HDF5 shards, read lazily.
+
+A row belongs to train, validation or test by
+
+.. math::
+    u_i = 2^{-64}\, h(i \oplus k), \qquad k = \text{first 64 bits of the dataset's identity},
+
+with h the finaliser of splitmix64: a function of row number and identity alone, so that extending a dataset moves no
+row from one side to the other.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Column", "Dataset", "DatasetError", "Failure", "View"]
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from .field import Field, infer_field
+from .manifest import (
+    Manifest,
+    committed,
+    identity_of_rows,
+    index_fits,
+    prefix,
+    write_index,
+)
+from .shard import (
+    COLUMNS,
+    GOOD,
+    DatasetError,
+    Failure,
+    Segment,
+    Segments,
+    is_disk_full,
+    read_failures,
+    status_code,
+    verify_shard,
+    write_shard,
+)
+
+if TYPE_CHECKING:
+    from .prior import Prior
+
+logger = logging.getLogger("simgen")
+
+SHARD_BYTES, SHARD_ROWS = 16 << 20, 2048
+"""A shard holds at most so many bytes of fields and so many rows, but at least one block."""
+
+
+def default_shard_size(fields: Mapping[str, Field], block: int) -> int:
+    """Rows a shard: a multiple of the block, by the size of a row alone."""
+    width = sum(f.size * np.dtype(f.dtype or "float32").itemsize for f in fields.values())
+    rows = min(SHARD_ROWS, SHARD_BYTES // max(1, width))
+    return max(1, rows // block) * block
+
+
+def theta_field(d: int, prior: Prior | None, names: Sequence[str] | None = None) -> Field:
+    """The field theta (d,): names, labels, units and bounds from the prior."""
+    if prior is None:
+        names = tuple(names) if names else tuple(f"theta_{i}" for i in range(d))
+        return Field((d,), names=names, dtype="float32")
+    if len(prior.names) != d:
+        raise DatasetError(
+            f"theta has {d} columns, the prior {len(prior.names)} parameters: {', '.join(prior.names)}"
+        )
+    support = (tuple(prior.low.tolist()), tuple(prior.high.tolist()))
+    return Field(
+        (d,),
+        support=support,
+        names=tuple(prior.names),
+        labels=tuple(prior.labels),
+        units=tuple(prior.units),
+        dtype="float32",
+    )
+
+
+class Dataset:
+    """Rows of simulations: a directory that `simulate` or `Dataset.create` wrote, or a foreign HDF5 file.
+
+    Opening reads the manifest and the names of the shards, and no data.
+
+    Arguments:
+        path: The directory; or a foreign HDF5 file, of which nothing is copied.
+        fields: Of a foreign file, its arrays by the names that they have here: {"theta": "params", "x": "maps"}.
+        split: The shares of rows that train, validate and test; by a hash of the row number.
+        prior: The prior, where the dataset cannot rebuild it.
+
+    Attributes:
+        path: Where it is.
+        fields: Every field by name: theta first, then what is stored, then each parameter by its name.
+        stored: The names of the fields that are stored.
+        identity: A hash of simulator, prior, seed and block; of a foreign file, of its first rows.
+
+    Raises:
+        DatasetError: If there is no dataset, or it is damaged or of a newer version; if the split or the fields do
+            not fit.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        fields: Mapping[str, str] | None = None,
+        split: Sequence[float] = (0.9, 0.1, 0.0),
+        prior: Prior | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.split = _checked_split(split)
+        self._prior = prior
+        if not self.path.exists():
+            raise DatasetError(f"there is no dataset at {self.path}")
+        if self.path.is_dir():
+            if fields is not None:
+                raise DatasetError(
+                    f"fields= names the arrays of a foreign HDF5 file; {self.path} is a directory"
+                )
+            self._open_directory()
+        else:
+            self._open_foreign(fields)
+
+    def _open_directory(self) -> None:
+        # shards before the manifest: what is listed was planned when the manifest is read
+        there = {entry.name for entry in self.path.iterdir()}
+        self.manifest: Manifest | None = Manifest.load(self.path)
+        layout = self.manifest.layout(self.path)
+        segments = prefix([s for s in layout if s.path.name in there])
+        stored = dict(self.manifest.fields)
+        if self._prior is not None and "theta" in stored:
+            known = (self.manifest.prior or {}).get("names")
+            if known is not None and tuple(known) != tuple(self._prior.names):
+                raise DatasetError(
+                    f"{self.path} has the parameters {', '.join(known)}; the given prior has "
+                    f"{', '.join(self._prior.names)}"
+                )
+            stored["theta"] = theta_field(stored["theta"].shape[0], self._prior)
+        self._segments = Segments(segments, {k: k for k in (*stored, *COLUMNS)})
+        self._set_fields(stored)
+        self.identity = self.manifest.identity
+
+    def _open_foreign(self, fields: Mapping[str, str] | None) -> None:
+        self.manifest = None
+        sources = _foreign_sources(self.path, fields)
+        with h5py.File(self.path, "r", locking=False) as file:
+            lengths = {name: len(file[source]) for name, source in sources.items()}
+            if len(set(lengths.values())) != 1:
+                raise DatasetError(
+                    f"{self.path}: fields differ in their number of rows: {lengths}"
+                )
+            first = {name: file[source][:256] for name, source in sources.items()}
+        self._segments = Segments([Segment(0, next(iter(lengths.values())), self.path)], sources)
+        self._set_fields(_fields_of(first, self._prior, str(self.path)))
+        self.identity = identity_of_rows({k: _stored(v) for k, v in first.items()})
+
+    def _set_fields(self, stored: dict[str, Field]) -> None:
+        theta = stored.get("theta")
+        self.stored = (
+            *(("theta",) if theta is not None else ()),
+            *(k for k in stored if k != "theta"),
+        )
+        self.fields = {name: stored[name] for name in self.stored}
+        self._parameters: dict[str, int] = {}
+        for i, name in enumerate((theta.names or ()) if theta is not None else ()):
+            assert theta is not None
+            if name in self.fields:
+                raise DatasetError(f"{self.path}: {name!r} is both a field and a parameter")
+            low, high = theta.support or (None, None)
+            pair = tuple(b[i] if isinstance(b, tuple) else b for b in (low, high))
+            self._parameters[name] = i
+            self.fields[name] = Field(
+                (),
+                support=None if pair == (None, None) else pair,
+                names=(name,),
+                labels=None if theta.labels is None else (theta.labels[i],),
+                units=None if theta.units is None else (theta.units[i],),
+                dtype=theta.dtype,
+            )
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        theta: Any = None,
+        x: Any = None,
+        prior: Prior | None = None,
+        declared: Mapping[str, Field] | None = None,
+        **fields: Any,
+    ) -> Dataset:
+        """Writes a dataset from arrays.
+
+        Arguments:
+            path: The directory to make.
+            theta: Parameters (n, d); None for an unconditional dataset.
+            x: The observable (n, ...).
+            prior: The prior that theta was drawn from.
+            declared: Layouts, names and units of fields, where they are not to be inferred.
+            **fields: More fields (n, ...): latents, `weight`, `x_length` ...
+
+        Raises:
+            DatasetError: If the directory is not empty, or the arrays do not fit together.
+        """
+        path = Path(path)
+        arrays = {k: v for k, v in {"theta": theta, "x": x, **fields}.items() if v is not None}
+        if "x" not in arrays:
+            raise DatasetError("a dataset needs the field 'x': Dataset.create(path, x=...)")
+        columns = {k: _stored(np.asarray(v), k) for k, v in arrays.items()}
+        if "theta" in columns and columns["theta"].ndim == 1:
+            columns["theta"] = columns["theta"][:, None]
+        lengths = {k: len(v) for k, v in columns.items()}
+        n = lengths["x"]
+        if len(set(lengths.values())) != 1 or n == 0:
+            raise DatasetError(f"fields need the same number of rows, at least one; got {lengths}")
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise DatasetError(f"{path} is there already: choose another path")
+        described = _fields_of(columns, prior, str(path), declared)
+        block = 256
+        manifest = Manifest(
+            kind="arrays",
+            simulator=None,
+            prior=None if prior is None or "theta" not in columns else prior.to_dict(),
+            fields=described,
+            seed=None,
+            block=block,
+            shard_size=default_shard_size(described, block),
+            plans=(n,),
+            identity=identity_of_rows(columns),
+        )
+        try:
+            manifest.create(path)
+            write_index(path, manifest)
+            for first, count, _ in manifest.layout(path):
+                rows = {
+                    k: np.ascontiguousarray(v[first : first + count]) for k, v in columns.items()
+                }
+                rows, status, failures = screen(rows, first)
+                write_shard(path, first, rows, status, failures)
+        except OSError as error:
+            raise write_error(path, error) from error
+        dataset = cls(path, prior=prior)
+        dataset._report_failures()
+        return dataset
+
+    def __len__(self) -> int:
+        return self._segments.count
+
+    def __getitem__(self, name: str) -> Column:
+        self._check(name)
+        return Column(self, name)
+
+    def _check(self, name: str) -> None:
+        if name not in self.fields:
+            raise DatasetError(
+                f"{self.path} has no field {name!r}; it has {', '.join(self.fields)}"
+            )
+
+    def _source(self, name: str) -> tuple[str, Any]:
+        column = self._parameters.get(name)
+        return (name, None) if column is None else ("theta", column)
+
+    def _read_range(self, name: str, start: int, stop: int) -> np.ndarray:
+        source, column = self._source(name)
+        out = self._empty(source, max(0, stop - start))
+        if len(out):
+            self._segments.read(source, start, stop, out)
+        return out if column is None else np.ascontiguousarray(out[:, column])
+
+    def read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """The entries of a field at increasing row numbers, by contiguous reads."""
+        source, column = self._source(name)
+        out = self._segments.gather(source, rows, self._empty(source, len(rows)))
+        return out if column is None else np.ascontiguousarray(out[:, column])
+
+    def _empty(self, name: str, n: int) -> np.ndarray:
+        field = self.fields[name]
+        return np.empty((n, *field.shape), dtype=field.dtype or "float32")
+
+    @cached_property
+    def status(self) -> np.ndarray:
+        """0 for a good row, else a code, shape (n,)."""
+        if self.manifest is not None:
+            out = np.empty(len(self), dtype=np.uint8)
+            return self._segments.read("status", 0, len(self), out) if len(out) else out
+        good = np.ones(len(self), dtype=bool)
+        for name in self.stored:
+            step = max(1, (16 << 20) // max(1, 4 * self.fields[name].size))
+            for start in range(0, len(self), step):
+                stop = min(start + step, len(self))
+                good[start:stop] &= finite_rows(self._read_range(name, start, stop))
+        if not good.all():
+            logger.warning(
+                "%s: %d of %d rows hold NaN or infinity and are left out",
+                self.path,
+                (~good).sum(),
+                len(good),
+            )
+        return np.where(good, GOOD, status_code("nonfinite")).astype(np.uint8)
+
+    def _report_failures(self) -> None:
+        if bad := int(np.count_nonzero(self.status)):
+            logger.warning("%s: %d of %d rows failed and are left out", self.path, bad, len(self))
+
+    @cached_property
+    def _position(self) -> np.ndarray:
+        """Where each row lies in [0, 1), shape (n,)."""
+        h = np.arange(len(self), dtype=np.uint64) ^ np.uint64(int(self.identity[:16], 16))
+        with np.errstate(over="ignore"):
+            h += np.uint64(0x9E3779B97F4A7C15)
+            h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return (h ^ (h >> np.uint64(31))) / 2.0**64
+
+    def _side(self, i: int) -> View:
+        low, high = sum(self.split[:i]), sum(self.split[: i + 1])
+        chosen = (self._position >= low) & (self._position < high) & (self.status == GOOD)
+        return View(self, ("train", "validation", "test")[i], np.flatnonzero(chosen))
+
+    @cached_property
+    def train(self) -> View:
+        """The good rows to train on."""
+        return self._side(0)
+
+    @cached_property
+    def validation(self) -> View:
+        """The good rows to validate on."""
+        return self._side(1)
+
+    @cached_property
+    def test(self) -> View:
+        """The good rows to test on."""
+        return self._side(2)
+
+    @cached_property
+    def good(self) -> View:
+        """All good rows."""
+        return View(self, "good", np.flatnonzero(self.status == GOOD))
+
+    @property
+    def failures(self) -> list[Failure]:
+        """The failed rows: number, kind, message; their parameters are `dataset["theta"][failure.row]`."""
+        if self.manifest is None:
+            message = "NaN or infinity in a field"
+            return [Failure(int(i), "nonfinite", message) for i in np.flatnonzero(self.status)]
+        bad = [
+            s for s in self._segments.segments if self.status[s.first : s.first + s.count].any()
+        ]
+        return [failure for segment in bad for failure in read_failures(segment.path)]
+
+    @cached_property
+    def prior(self) -> Prior | None:
+        """The prior over theta; None without theta.
+
+        Raises:
+            DatasetError: If it cannot be rebuilt from the file: give it when opening.
+        """
+        if self._prior is not None:
+            return self._prior
+        if "theta" not in self.fields:
+            return None
+        stored = None if self.manifest is None else self.manifest.prior
+        if stored is None or "factors" not in stored:
+            names = ", ".join(self.fields["theta"].names or ())
+            raise DatasetError(
+                f"{self.path} does not hold its prior over {names} in full: open it with Dataset(path, prior=...)"
+            )
+        from .prior import Prior
+
+        return Prior.from_dict(stored)
+
+    @property
+    def prior_rules(self) -> list[dict[str, Any]] | None:
+        """The bijection of each parameter to R, as JSON values; None where no prior is known."""
+        if "theta" not in self.fields:
+            return None
+        if self._prior is not None:
+            return list(self._prior.bijection.rules)
+        stored = None if self.manifest is None else self.manifest.prior
+        return None if stored is None else list(stored["bijection"])
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the rows come from: simulator, settings, seed, versions, identity, as JSON values."""
+        out: dict[str, Any] = {
+            "path": str(self.path),
+            "identity": self.identity,
+            "count": len(self),
+        }
+        if self.manifest is None:
+            return {**out, "kind": "foreign", "sources": dict(self._segments.sources)}
+        m = self.manifest
+        keys = ("kind", "simulator", "prior", "seed", "block", "shard_size", "rows")
+        keys += ("rounds", "keep", "versions", "created")
+        return {**out, **{k: getattr(m, k) for k in keys}}
+
+    def verify(self) -> list[str]:
+        """Reads everything: missing and damaged shards, checksums, counts, the index. Empty if all is well."""
+        if self.manifest is None:
+            try:
+                for name in self.stored:
+                    for start in range(0, len(self), 4096):
+                        self._read_range(name, start, min(start + 4096, len(self)))
+            except DatasetError as error:
+                return [str(error)]
+            return []
+        layout = self.manifest.layout(self.path)
+        there = {segment.first for segment in committed(self.path, layout)}
+        problems = []
+        for first, count, path in layout:
+            if first not in there:
+                problems.append(f"{path.name} is missing: rows {first} to {first + count - 1}")
+            else:
+                problems += verify_shard(path, first, count, self.stored)
+        if not index_fits(self.path, self.manifest):
+            problems.append(
+                "index.h5 is missing, damaged, or of other rows: simulate() rewrites it"
+            )
+        return problems
+
+    def close(self) -> None:
+        """Closes the files that reading has opened; reading opens them again."""
+        self._segments.close()
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{k} {self.fields[k].shape}" for k in self.stored)
+        return f"Dataset({str(self.path)!r}: {len(self)} rows of {inside})"
+
+
+def write_error(path: Path, error: OSError, kept: str = "nothing is lost") -> DatasetError:
+    """An operating-system error in writing, as one sentence."""
+    if is_disk_full(error):
+        return DatasetError(
+            f"the disk of {path} is full ({kept}): free some space and run the same command again"
+        )
+    return DatasetError(f"{path} cannot be written: {error} ({kept})")
+
+
+def _checked_split(split: Sequence[float]) -> tuple[float, ...]:
+    shares = tuple(float(s) for s in split)
+    if len(shares) != 3 or min(shares) < 0 or not 0 < sum(shares) <= 1 + 1e-9:
+        raise DatasetError(
+            f"split is the shares of train, validation and test, at most 1 in all; got {tuple(split)}"
+        )
+    total = sum(shares)
+    return tuple(s / total for s in shares) if total > 1 else shares
+
+
+def _stored(array: np.ndarray, name: str = "") -> np.ndarray:
+    """An array in the type that it is stored in: floats as float32."""
+    if array.dtype.kind == "f" and array.dtype != np.float32:
+        with np.errstate(over="ignore"):
+            return array.astype(np.float32)
+    if array.dtype.kind not in "fiub":
+        raise DatasetError(
+            f"field {name!r} has type {array.dtype}; fields are numbers or booleans"
+        )
+    if name == "theta" and array.dtype != np.float32:
+        return array.astype(np.float32)
+    return array
+
+
+def _fields_of(
+    columns: Mapping[str, np.ndarray],
+    prior: Prior | None,
+    where: str,
+    declared: Mapping[str, Field] | None = None,
+) -> dict[str, Field]:
+    """The fields that arrays show."""
+    out = {}
+    if reserved := [k for k in columns if k in (*COLUMNS, "errors")]:
+        raise DatasetError(f"{where}: {reserved[0]!r} is a name that datasets use themselves")
+    for name, array in columns.items():
+        if name == "theta":
+            if array.ndim not in (1, 2):
+                raise DatasetError(f"{where}: theta must be (n, d); got {array.shape}")
+            out[name] = theta_field(1 if array.ndim == 1 else array.shape[1], prior)
+            continue
+        try:
+            first = _stored(array[:1], name)
+            out[name] = infer_field(first, (declared or {}).get(name), f"{name}_length" in columns)
+        except ValueError as error:
+            raise DatasetError(f"{where}: field {name!r}: {error}") from None
+    return out
+
+
+def _foreign_sources(path: Path, fields: Mapping[str, str] | None) -> dict[str, str]:
+    """The chosen arrays of a foreign file by the names that they get."""
+    arrays: dict[str, str] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = f"{name} {item.shape}"
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            file.visititems(visit)
+            there = ", ".join(arrays.values()) or "no arrays"
+            if fields is None:
+                raise DatasetError(
+                    f"{path} is a file; of a foreign HDF5 file say which array is which field, "
+                    f'fields={{"theta": ..., "x": ...}}: it holds {there}'
+                )
+            if "x" not in fields:
+                raise DatasetError(f"fields= must name 'x'; {path} holds {there}")
+            for name, source in fields.items():
+                if source not in file or not isinstance(file[source], h5py.Dataset):
+                    raise DatasetError(f"{path} has no array {source!r}; it holds {there}")
+                if not file[source].shape:
+                    raise DatasetError(
+                        f"{path}: {source!r} is one number; field {name!r} needs rows"
+                    )
+    except OSError as error:
+        raise DatasetError(
+            f"{path} is neither a dataset's directory nor a readable HDF5 file: {error}"
+        ) from None
+    return dict(fields)

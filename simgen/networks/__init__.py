@@ -1,0 +1,19 @@
+"""Networks: plain modules that map tensors to tensors, with no inference in them."""
+
+from .base import Configured, build
+from .convolutional import ConvEncoder
+from .mlp import MLP, ResMLP
+from .series import SeriesEncoder
+from .sets import SetEncoder
+from .summaries import Summaries
+
+__all__ = [
+    "MLP",
+    "Configured",
+    "ConvEncoder",
+    "ResMLP",
+    "SeriesEncoder",
+    "SetEncoder",
+    "Summaries",
+    "build",
+]

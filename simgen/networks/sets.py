@@ -1,0 +1,62 @@
+r"""A permutation-invariant encoder of sets.
+
+.. math::
+    h(x_1, \dots, x_K) = \rho\Bigl( \frac{1}{\sqrt{K}} \sum_i \phi(x_i), \frac1K \sum_i \phi(x_i), \log K \Bigr)
+"""
+
+from __future__ import annotations
+
+__all__ = ["SetEncoder"]
+
+import torch
+from torch import Tensor, nn
+
+from .base import Configured
+from .mlp import ResMLP
+
+
+class SetEncoder(Configured):
+    """Deep set: a network on each element, the mean over elements, a network on the mean.
+
+    Arguments:
+        features: Features of one element.
+        out: Size of the encoding.
+        width: Width of the element network and of its pooled output.
+        blocks: Hidden layers of the element network.
+
+    References:
+        | Deep Sets (Zaheer et al., 2017), theorem 2
+        | https://arxiv.org/abs/1703.06114
+    """
+
+    def __init__(self, features: int, out: int = 32, width: int = 64, blocks: int = 2) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Linear(features, width), nn.SiLU()]
+        for _ in range(blocks - 1):
+            layers += [nn.Linear(width, width), nn.SiLU()]
+        self.element = nn.Sequential(*layers, nn.Linear(width, width))
+        # the mean of K elements varies as 1 / sqrt(K): centred and scaled before the second network
+        self.loc = nn.Parameter(torch.zeros(width))
+        self.log_scale = nn.Parameter(torch.zeros(width))
+        self.head = ResMLP(width + 1, out, width=width, blocks=1)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
+        """Sets centre and scale of the pooled elements from training rows."""
+        mean, _ = self._pool(x[:2048], None if mask is None else mask[:2048])
+        self.loc.copy_(mean.mean(0))
+        self.log_scale.copy_(mean.std(0).clamp(min=1e-6).log())
+
+    def _pool(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean over the elements that are there (n, width), and their number (n, 1)."""
+        h = self.element(x)
+        if mask is None:
+            return h.mean(1), torch.full((len(x), 1), x.shape[1], dtype=x.dtype, device=x.device)
+        count = mask.sum(1, keepdim=True).to(x.dtype)
+        return (h * mask[..., None]).sum(1) / count.clamp(min=1), count
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Encodes sets x (n, K, features), of which mask (n, K) elements are there, as (n, out)."""
+        mean, count = self._pool(x, mask)
+        mean = (mean - self.loc) * torch.exp(-self.log_scale)
+        return self.head(torch.cat([mean, count.clamp(min=1).log() / 5], -1))

@@ -1,0 +1,232 @@
+r"""Preprocessing: between a field's physical values and the standardised numbers of a network.
+
+.. math::
+    z = \frac{b^{-1}(y) - \mu}{s}, \qquad
+    \log p(y) = \log p(z) - \sum_i \log s_i - \log \left| \frac{\partial b(u)}{\partial u} \right|
+
+Every rule is found on training rows alone and recorded with the model: the support's bijection where one is declared,
+asinh or log where values have infinite variance or span decades, mean and deviation of what results. A constant
+column is left out; whole numbers are dequantised by uniform noise.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Standardise", "Target", "column_rule"]
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .bijection import Columns, interval_rule
+from .field import Field
+
+_IDENTITY = {"kind": "affine", "loc": 0.0, "scale": 1.0}
+_CELL_POINTS = 32
+
+
+def column_rule(values: Tensor, discrete: bool = False) -> dict[str, Any]:
+    """The rule that brings one unbounded column to a scale on which mean and deviation mean something.
+
+    Positive values over more than two decades, counts with a long tail, and columns whose deviation is ruled by a
+    few outliers (noise of infinite variance) go through asinh, which is linear inside its scale and a logarithm
+    beyond; all others stay as they are.
+
+    Arguments:
+        values: The training values of the column, shape (n,).
+        discrete: Whether they are whole numbers.
+    """
+    values = values.double()
+    if len(values) > 100_000:
+        values = values[:: len(values) // 100_000 + 1]
+    points = torch.tensor([0.01, 0.25, 0.5, 0.75, 0.99], dtype=torch.float64)
+    q01, q25, q50, q75, q99 = torch.quantile(values, points.to(values.device)).tolist()
+    low, width, deviation = float(values.min()), (q75 - q25) / 1.349, float(values.std())
+    if discrete and low >= 0 and q99 > 20 * (q50 + 1):
+        return {"kind": "sinh", "loc": 0.0, "scale": 1.0}
+    if low > 0 and q99 > 100 * q01:
+        return {"kind": "sinh", "loc": 0.0, "scale": q01}
+    if width > 0 and (deviation > 3 * width or not math.isfinite(deviation)):
+        return {"kind": "sinh", "loc": q50, "scale": width}
+    return dict(_IDENTITY)
+
+
+def _moments(u: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (f,) of rows (n, f); deviation zero where rounding is all there is."""
+    loc, scale = u.mean(0), u.std(0, correction=0)
+    noise = 1e-6 * (u.abs().amax(0) + 1e-30)
+    return loc, torch.where(scale > noise, scale, torch.zeros_like(scale))
+
+
+class Standardise(nn.Module):
+    """The given side of one field: per column (vector), per feature (set, series), or per channel (image).
+
+    Arguments:
+        field: The field.
+        rules: One rule a column; found by `fit_`.
+    """
+
+    def __init__(self, field: Field, rules: Sequence[dict[str, Any]] | None = None) -> None:
+        super().__init__()
+        self.field = field
+        self.rules = [dict(r) for r in rules or [_IDENTITY] * field.columns]
+        self.bijection = Columns(self.rules)
+        self.plain = all(rule == _IDENTITY for rule in self.rules)
+        self.register_buffer("loc", torch.zeros(field.columns, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(field.columns, dtype=torch.float64))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What rebuilds the module, buffers aside."""
+        return {"field": self.field.to_dict(), "rules": self.rules}
+
+    def fit_(self, values: Tensor, mask: Tensor | None = None) -> Standardise:
+        """Finds rules and moments on training values (n, *shape); padding is skipped by mask (n, K)."""
+        columns = self._columns_last(values.double())
+        columns = columns.reshape(-1, self.field.columns) if mask is None else columns[mask]
+        rules = [column_rule(columns[:, i], self.field.discrete) for i in range(columns.shape[1])]
+        self.__init__(self.field, rules)  # type: ignore[misc]
+        loc, scale = _moments(columns if self.plain else self.bijection.inv(columns))
+        self.loc, self.scale = loc, scale
+        return self
+
+    def forward(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Standardised values (*batch, *shape), float32; constant columns and padding are zero."""
+        columns = self._columns_last(values.double())
+        u = columns if self.plain else self.bijection.inv(columns)
+        constant = self.scale == 0
+        z = (u - self.loc) / torch.where(constant, torch.ones_like(self.scale), self.scale)
+        z = torch.where(constant, torch.zeros_like(z), z).float()
+        if mask is not None:
+            z = z * mask[..., None]
+        if self.field.layout == "image":
+            return z.movedim(-1, -len(self.field.shape))
+        return z
+
+    def _columns_last(self, values: Tensor) -> Tensor:
+        if not self.field.shape:
+            return values[..., None]
+        if self.field.layout == "image":
+            return values.movedim(-len(self.field.shape), -1)
+        return values
+
+
+class Target(nn.Module):
+    """The modelled side: columns y (n, d) in physical units ↔ z (n, k) of a network, with its log-determinant.
+
+    Arguments:
+        rules: One rule a column (d).
+        discrete: Which columns are whole numbers.
+    """
+
+    def __init__(self, rules: Sequence[dict[str, Any]], discrete: Sequence[bool]) -> None:
+        super().__init__()
+        self.rules, self.discrete = [dict(r) for r in rules], [bool(v) for v in discrete]
+        self.bijection = Columns(self.rules)
+        d = len(self.rules)
+        self.register_buffer("loc", torch.zeros(d, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(d, dtype=torch.float64))
+        self.register_buffer("constant", torch.full((d,), math.nan, dtype=torch.float64))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What rebuilds the module, buffers aside."""
+        return {"rules": self.rules, "discrete": self.discrete}
+
+    @property
+    def keep(self) -> Tensor:
+        """Indices of the columns that vary (k,)."""
+        return self.constant.isnan().nonzero().squeeze(-1)
+
+    @property
+    def features(self) -> int:
+        """How many columns are modelled."""
+        return len(self.keep)
+
+    @classmethod
+    def fitted(
+        cls, values: Tensor, rules: Sequence[dict[str, Any] | None], discrete: Sequence[bool]
+    ) -> Target:
+        """Finds what is not given on training rows.
+
+        Arguments:
+            values: Training rows (n, d).
+            rules: The bijection of each column where its support is known, else None.
+            discrete: Which columns are whole numbers.
+        """
+        values = values.double()
+        found = [rule or column_rule(values[:, i], discrete[i]) for i, rule in enumerate(rules)]
+        target = cls(found, discrete)
+        same = (values == values[:1]).all(0)
+        target.constant = torch.where(same, values[0], torch.full_like(values[0], math.nan))
+        u = target.bijection.inv(target._centred(values))
+        loc, scale = u.mean(0), u.std(0, correction=0)
+        target.loc = loc
+        target.scale = torch.where(same | (scale <= 0), torch.ones_like(scale), scale)
+        return target
+
+    def _centred(self, y: Tensor) -> Tensor:
+        """Whole numbers at the middle of their cell."""
+        return y + 0.5 * y.new_tensor(self.discrete)
+
+    def dequantise(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """y + U[0, 1) in the discrete columns, y (n, d)."""
+        if not any(self.discrete):
+            return y
+        noise = torch.rand(y.shape, generator=generator, device=y.device, dtype=torch.float64)
+        return y.double() + noise * y.new_tensor(self.discrete).double()
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """z (..., k) float32 and log |dz / dy| (...) float64 of y (..., d); -inf outside the support."""
+        y = y.double()
+        u = self.bijection.inv(y)
+        varies = self.constant.isnan()
+        ladj = -self._log_slopes(u, y)
+        same = varies | (y == self.constant) | (y.float() == self.constant.float())
+        valid = self.bijection.contains(y) & same.all(-1)
+        ladj = torch.where(valid, ladj, torch.full_like(ladj, -math.inf))
+        z = ((u - self.loc) / self.scale)[..., self.keep]
+        return z.float(), ladj
+
+    def _log_slopes(self, u: Tensor, y: Tensor) -> Tensor:
+        """log |dy / dz| of the columns that vary, summed."""
+        if self.features == len(self.rules):
+            total = self.bijection.log_abs_det_jacobian(u, y)
+        else:
+            part = Columns([self.rules[i] for i in self.keep.tolist()])
+            total = part.log_abs_det_jacobian(u[..., self.keep], y[..., self.keep])
+        return total + self.scale[self.keep].log().sum()
+
+    def inverse(self, z: Tensor, rounded: bool = True) -> Tensor:
+        """y (..., d), float32, of z (..., k); whole numbers are rounded down, draws stay inside the support."""
+        u = self.loc.expand(*z.shape[:-1], -1).clone()
+        u[..., self.keep] = z.double() * self.scale[self.keep] + self.loc[self.keep]
+        y = self.bijection(u)
+        y = torch.where(self.constant.isnan(), y, self.constant)
+        if rounded and any(self.discrete):
+            y = torch.where(y.new_tensor(self.discrete).bool(), y.floor(), y)
+        return y
+
+    def cell_points(self, y: Tensor) -> Tensor:
+        """Fixed points (m, ..., d) in the unit cell of each row's discrete columns, over which densities average."""
+        d = len(self.discrete)
+        points = torch.quasirandom.SobolEngine(d, scramble=True, seed=0).draw(_CELL_POINTS)
+        points = points.double().to(y.device) * y.new_tensor(self.discrete).double()
+        return y.double() + points.view(_CELL_POINTS, *[1] * (y.dim() - 1), d)
+
+
+def field_rules(field: Field) -> list[dict[str, Any] | None]:
+    """The bijection rules that a field's declared support gives its columns."""
+    d = field.size
+    if field.support is None:
+        return [None] * d
+    bounds = [b if isinstance(b, tuple) else (b,) * d for b in field.support]
+    shift = 1.0 if field.discrete else 0.0  # whole numbers fill cells [k, k + 1)
+    return [
+        None
+        if low is None and high is None
+        else interval_rule(low, None if high is None else high + shift)
+        for low, high in zip(*bounds)
+    ]

@@ -1,0 +1,247 @@
+"""Source: the dataset's side of a fit, from rows of fields to what a network sees.
+
+Statistics and closed-form starts come from training rows alone. A row that is the same network input each epoch is
+preprocessed once.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Batch", "Prepared", "Source", "embeddings", "prepare"]
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .dataset import Dataset, DatasetError
+from .expression import Expression
+from .field import Field
+from .pipeline import Pipeline, default_embedding, target_columns
+from .preprocessing import Standardise, Target, field_rules
+from .forward import stream
+from .stream import Batches
+
+Batch = dict[str, Tensor]
+AUGMENT = 3  # purpose of a random stream, beside those of forward
+_STATISTICS_ROWS = 100_000
+_STATISTICS_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Network inputs of a batch: z, the given fields standardised, masks of elements, weights, and the mean
+    log-determinant that turns the loss into nats in physical units.
+    """
+
+    z: Tensor
+    given: Batch
+    masks: Batch
+    weight: Tensor | None
+    ladj: Tensor
+
+    def mean(self, loss: Tensor) -> Tensor:
+        """The weighted mean over rows."""
+        if self.weight is None:
+            return loss.mean()
+        return (self.weight * loss).sum() / self.weight.abs().sum()
+
+
+class Source:
+    """Batches of the fields of an expression: training rows by epoch, validation rows in order."""
+
+    def __init__(
+        self,
+        expression: Expression,
+        fields: Mapping[str, Field],
+        dataset: Dataset,
+        augment: Callable[[Batch, np.random.Generator], Batch] | None,
+        seed: int,
+        memory: int,
+    ) -> None:
+        self.expression, self.fields, self.dataset = expression, fields, dataset
+        self.augment, self.seed, self.memory = augment, seed, memory
+        self.lengths = {
+            k: f"{k}_length" for k in expression.given if f"{k}_length" in dataset.fields
+        }
+        for name in expression.target:
+            if f"{name}_length" in dataset.fields:
+                raise ValueError(f"{name!r} has a variable length: it can only be given")
+        self.weighted = "weight" in dataset.fields
+        extra = (*self.lengths.values(), *(("weight",) if self.weighted else ()))
+        self.names = (*expression.names, *extra)
+        self.train, self.validation = dataset.train, dataset.validation
+        if self.validation.rows.size == 0:
+            raise DatasetError(
+                f"{dataset.path} has no validation rows: open it with another split="
+            )
+        self.columns = sum(fields[k].size for k in expression.target)
+
+    def __len__(self) -> int:
+        return int(self.train.rows.size)
+
+    def raw(self, held_out: bool, batch_size: int) -> Batches:
+        """Batches of fields: shuffled training rows, or validation rows in order."""
+        view = self.validation if held_out else self.train
+        return Batches(
+            view, self.names, batch_size, seed=self.seed, memory=self.memory, shuffle=not held_out
+        )
+
+    def feed(self, pipeline: Pipeline, held_out: bool, batch_size: int) -> Feed:
+        """Batches as the pipeline's network takes them."""
+        raw = self.raw(held_out, batch_size)
+        augment = None if held_out else self.augment
+        static = augment is None and not any(pipeline.target.discrete)
+        if raw.in_memory and (static or held_out):
+            view = self.validation if held_out else self.train
+            rows = Batches(view, self.names, 4096, memory=self.memory, shuffle=False)
+            whole = [self.inputs(batch, pipeline) for batch in rows.epoch(0)]
+            tensors = {k: torch.cat([w[k] for w in whole]).to(pipeline.device) for k in whole[0]}
+            raw = Batches(
+                tensors, tuple(tensors), batch_size, seed=self.seed, shuffle=not held_out
+            )
+            return Feed(raw, lambda batch, _: batch)
+
+        def transform(batch: Batch, step: int) -> Batch:
+            batch = {k: v.to(pipeline.device, non_blocking=True) for k, v in batch.items()}
+            if augment is not None:
+                batch = augment(batch, stream(self.seed, AUGMENT, step))
+            return self.inputs(batch, pipeline)
+
+        return Feed(raw, transform)
+
+    def inputs(self, batch: Batch, pipeline: Pipeline) -> Batch:
+        """Fields → network inputs, under the names z, ladj, weight, given:<name>, mask:<name>."""
+        masks = self.masks(batch)
+        columns = target_columns(self.expression, self.fields, batch)
+        z, ladj = pipeline.target(pipeline.target.dequantise(columns))
+        out = {"z": z, "ladj": ladj}
+        if self.weighted:
+            out["weight"] = batch["weight"].reshape(len(z)).float()
+        out |= {f"given:{k}": v for k, v in pipeline.standardise(batch, masks).items()}
+        return out | {f"mask:{k}": v for k, v in masks.items()}
+
+    def masks(self, batch: Batch) -> Batch:
+        """Which elements of variable-length fields are there."""
+        return {
+            k: torch.arange(batch[k].shape[1], device=batch[k].device) < batch[length][:, None]
+            for k, length in self.lengths.items()
+        }
+
+    def sample(self) -> Batch:
+        """Training rows for statistics: all, or as many random ones as are enough."""
+        rows: list[Batch] = []
+        count = size = 0
+        for batch in self.raw(False, 4096).epoch(0):
+            rows.append(batch)
+            count += len(next(iter(batch.values())))
+            size += sum(v.numel() * v.element_size() for v in batch.values())
+            if count >= _STATISTICS_ROWS or size >= _STATISTICS_BYTES:
+                break
+        return {k: torch.cat([b[k] for b in rows]) for k in rows[0]}
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Prepared batches, epoch by epoch."""
+
+    raw: Batches
+    transform: Callable[[Batch, int], Batch]
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return self.raw.steps
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Prepared]:
+        """Batches of one epoch, from one of its steps on."""
+        for i, batch in enumerate(self.raw.epoch(epoch, start), start=epoch * self.steps + start):
+            batch = self.transform(batch, i)
+            yield Prepared(
+                batch["z"],
+                {k[6:]: v for k, v in batch.items() if k.startswith("given:")},
+                {k[5:]: v for k, v in batch.items() if k.startswith("mask:")},
+                batch.get("weight"),
+                batch["ladj"],
+            )
+
+
+def embeddings(
+    expression: Expression,
+    fields: Mapping[str, Field],
+    embedding: nn.Module | Mapping[str, nn.Module | None] | None,
+    targets: int,
+) -> dict[str, nn.Module]:
+    """The embedding of each given field that has one; modules of the user are copied."""
+    given = expression.given
+    if isinstance(embedding, nn.Module):
+        if len(given) != 1:
+            raise ValueError(
+                f"{str(expression)!r} has {len(given)} given fields: embedding={{name: module}}"
+            )
+        embedding = {given[0]: embedding}
+    said = dict(embedding or {})
+    if unknown := [k for k in said if k not in given]:
+        raise ValueError(
+            f"embedding of {unknown[0]!r}: given are {', '.join(given) or 'no fields'}"
+        )
+    out = {}
+    for name in given:
+        module = (
+            copy.deepcopy(said[name]) if name in said else default_embedding(fields[name], targets)
+        )
+        if module is not None:
+            out[name] = module
+    return out
+
+
+def prepare(
+    expression: Expression,
+    fields: Mapping[str, Field],
+    source: Source,
+    embedding: nn.Module | Mapping[str, nn.Module | None] | None,
+) -> Pipeline:
+    """Preprocessing estimated on training rows, and embeddings started from them."""
+    rows = source.sample()
+    masks = source.masks(rows)
+    given = {k: Standardise(fields[k]).fit_(rows[k], masks.get(k)) for k in expression.given}
+    modules = embeddings(expression, fields, embedding, source.columns)
+    columns = target_columns(expression, fields, rows)
+    rules = _target_rules(expression, fields, source.dataset)
+    width = columns.shape[-1]
+    discrete = [fields[k].discrete for k in expression.target for _ in range(fields[k].size)][
+        :width
+    ]
+    target = Target.fitted(columns.reshape(-1, width), rules[:width], discrete)
+    if target.features == 0:
+        raise DatasetError(
+            f"every column of {', '.join(expression.target)} is constant: nothing to learn"
+        )
+    pipeline = Pipeline(expression, fields, target, given, modules)
+    standardised = pipeline.standardise(rows, masks)
+    z, _ = target(columns)
+    for name, module in modules.items():
+        if hasattr(module, "initialise"):
+            module.initialise(standardised[name], z.flatten(1), mask=masks.get(name))
+    return pipeline
+
+
+def _target_rules(
+    expression: Expression, fields: Mapping[str, Field], dataset: Dataset
+) -> list[dict[str, Any] | None]:
+    """The bijection of each target column, where a prior or a declared support gives one."""
+    prior = dataset.prior_rules
+    theta = dataset.fields.get("theta")
+    parameters = theta.names or () if theta is not None and prior else ()
+    rules: list[dict[str, Any] | None] = []
+    for name in expression.target:
+        if name == "theta" and prior:
+            rules += prior
+        elif name in parameters:
+            rules.append(prior[parameters.index(name)])
+        else:
+            rules += field_rules(fields[name])
+    return rules

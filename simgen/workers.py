@@ -1,0 +1,414 @@
+"""Work: running a simulator over a range of rows, in this process or in a worker's.
+
+A task carries theta and the number of its first row; its random streams follow from these and the seed, so where and
+when it runs does not matter. A worker gets the bare simulator: a prior that comes along is unpickled only if it is
+used, so that a NumPy simulator's workers import no torch.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Payload", "Result", "Task", "execute", "ignore_interrupts", "run_task"]
+
+import hashlib
+import io
+import os
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cloudpickle
+import numpy as np
+
+from .field import Field
+from .forward import BLOCK, ROW, Simulator, stream
+from .rows import blank, finite_rows
+from .shard import Failure, is_disk_full, put, status_code, write_shard
+
+_GRACE = 5.0  # seconds beyond twice the timeout until a call that cannot be interrupted loses its process
+_cache: dict[str, Simulator] = {}
+
+Columns = dict[str, np.ndarray]
+Layout = Mapping[str, tuple[tuple[int, ...], str]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows start ... stop - 1 to simulate.
+
+    Arguments:
+        start: The first row.
+        stop: The row after the last.
+        theta: float32 parameters, one row each; of a batched simulator, of all blocks that the rows touch.
+        seed: Of all random streams.
+        block: Rows a block.
+        layout: Shape and type of each field to return; None to find out.
+        retries: How often to repeat a call that raises.
+        timeout: Seconds that one call may take.
+        seconds: Stop after so many seconds, with at least one row done; None for never.
+        directory: The dataset, when the rows are a whole shard that a worker may write.
+        stored: Whether theta is stored.
+        seen: The hosts whose probe file the coordinator has seen in the dataset.
+        token: What a probe file holds.
+    """
+
+    start: int
+    stop: int
+    theta: np.ndarray
+    seed: int
+    block: int
+    layout: Layout | None = None
+    retries: int = 0
+    timeout: float | None = None
+    seconds: float | None = None
+    directory: str | None = None
+    stored: bool = True
+    seen: frozenset[str] = frozenset()
+    token: str = ""
+
+    @property
+    def own(self) -> np.ndarray:
+        """The parameters of the task's own rows, without those of the rest of their blocks."""
+        before = self.start % self.block if len(self.theta) > self.stop - self.start else 0
+        return self.theta[before : before + self.stop - self.start]
+
+
+@dataclass
+class Result:
+    """What became of a task.
+
+    Arguments:
+        columns: The fields, (rows, ...); empty if a worker has written the shard.
+        status: 0 or a code, (rows,).
+        failures: The failed rows.
+        where: Of each failed row, where its exception was raised.
+        seconds: What it took.
+        host: Where it ran.
+        probe: The probe file that the worker wrote, if it did.
+        size: The size of the shard in bytes, if the worker wrote it.
+    """
+
+    columns: Columns
+    status: np.ndarray
+    failures: list[Failure] = field(default_factory=list)
+    where: dict[int, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    host: str = ""
+    probe: str | None = None
+    size: int | None = None
+
+
+class _Fault(NamedTuple):
+    """Why a call gave no row."""
+
+    kind: str
+    message: str
+    where: str = ""
+
+
+def ignore_interrupts() -> None:
+    """Leaves Ctrl-C to the coordinator."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _deadline(seconds: float | None) -> Iterator[None]:
+    """Raises TimeoutError in the body after so many seconds; ends the process if it cannot be interrupted."""
+    if seconds is None:
+        yield
+        return
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError(
+            "timeout= needs workers that run calls in their main thread, such as a process pool's; these do not"
+        )
+
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"took longer than {seconds:g} s")
+
+    last_resort = threading.Timer(2 * seconds + _GRACE, os._exit, (70,))
+    last_resort.daemon = True
+    last_resort.start()
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        last_resort.cancel()
+
+
+def _attempt(call: Callable[[], Columns], task: Task) -> Columns | _Fault:
+    """A call's fields, or why there are none; the same random stream at every attempt."""
+    fault = _Fault("error", "")
+    for _ in range(task.retries + 1):
+        try:
+            with _deadline(task.timeout):
+                return call()
+        except TimeoutError as error:
+            kind = "TimeoutError" if task.timeout is None else "timeout"
+            fault = _Fault(kind, str(error), _where(error))
+        except (Exception, SystemExit) as error:
+            fault = _Fault(type(error).__name__, str(error), _where(error))
+    return fault
+
+
+def _where(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return ""
+    return f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}"
+
+
+def _calls(simulator: Simulator, task: Task) -> Iterator[tuple[int, int, Columns | _Fault]]:
+    """Runs the calls of a task: (first row, row after the last, fields or fault)."""
+    theta = task.theta.astype(np.float64)
+    if not simulator.batched:
+        for i, row in enumerate(range(task.start, task.stop)):
+
+            def single(i: int = i, row: int = row) -> Columns:
+                return simulator.run(theta[i], stream(task.seed, ROW, row))
+
+            yield row, row + 1, _attempt(single, task)
+        return
+    base = task.start // task.block * task.block
+    for low in range(base, task.stop, task.block):
+        rows = theta[low - base : low - base + task.block]
+        a, b = max(low, task.start), min(low + task.block, task.stop)
+
+        def whole(rows: np.ndarray = rows, index: int = low // task.block) -> Columns:
+            return simulator.run(rows, stream(task.seed, BLOCK, index))
+
+        out = _attempt(whole, task)
+        if not isinstance(out, _Fault):
+            yield a, b, {k: v[a - low : b - low] for k, v in out.items()}
+        elif not getattr(simulator, "rowwise", False):
+            yield a, b, out
+        else:
+            for row in range(a, b):
+
+                def one(row: int = row) -> Columns:
+                    theta_i = theta[row - base : row - base + 1]
+                    return simulator.run(theta_i, stream(task.seed, ROW, row))
+
+                yield row, row + 1, _attempt(one, task)
+
+
+def _find_layout(parts: list[tuple[int, int, Any]]) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Names and shapes from the first good rows; types that hold the values of all that agree with them."""
+    good = [out for *_, out in parts if not isinstance(out, _Fault)]
+    if not good:
+        return {}
+    layout = {k: (v.shape[1:], v.dtype) for k, v in good[0].items()}
+    for out in good:
+        if set(out) == set(layout):
+            layout = {
+                k: (s, np.result_type(t, out[k].dtype)) if out[k].shape[1:] == s else (s, t)
+                for k, (s, t) in layout.items()
+            }
+    return {
+        k: (shape, "float32" if dtype.kind == "f" else str(dtype))
+        for k, (shape, dtype) in layout.items()
+    }
+
+
+def _misfit(out: Columns, layout: Layout) -> _Fault | None:
+    """What keeps a call's fields from the dataset's."""
+    for name, (shape, dtype) in layout.items():
+        if name not in out:
+            return _Fault("shape", f"the field {name!r} is missing; found {', '.join(out)}")
+        found = out[name]
+        if found.shape[1:] != tuple(shape):
+            return _Fault(
+                "shape", f"field {name!r} has shape {found.shape[1:]} a row; the dataset has {shape}"
+            )
+        if not np.can_cast(found.dtype, dtype, "same_kind") and not np.array_equal(
+            found, found.astype(dtype)
+        ):
+            return _Fault("shape", f"field {name!r} has type {found.dtype}; the dataset has {dtype}")
+    return None
+
+
+def run_task(simulator: Simulator, task: Task) -> Result:
+    """Simulates the rows of a task; what fails is recorded, not raised."""
+    began = time.perf_counter()
+    parts: list[tuple[int, int, Columns | _Fault]] = []
+    stop = task.start
+    for part in _calls(simulator, task):
+        parts.append(part)
+        stop = part[1]
+        if task.seconds is not None and time.perf_counter() - began > task.seconds:
+            break
+    layout = _find_layout(parts) if task.layout is None else task.layout
+    result = _fill(parts, layout, task.start, stop)
+    result.seconds = time.perf_counter() - began
+    result.host = socket.gethostname()
+    return result
+
+
+def _fill(
+    parts: list[tuple[int, int, Columns | _Fault]], layout: Layout, start: int, stop: int
+) -> Result:
+    n = stop - start
+    columns: Columns = {}
+    direct = len(parts) == 1 and not isinstance(parts[0][2], _Fault)
+    if not direct:
+        columns = {k: np.zeros((n, *shape), dtype) for k, (shape, dtype) in layout.items()}
+    status = np.zeros(n, dtype=np.uint8)
+    faults: dict[int, _Fault] = {}
+    for a, b, out in parts:
+        fault = out if isinstance(out, _Fault) else _misfit(out, layout)
+        if fault is not None:
+            faults |= dict.fromkeys(range(a, b), fault)
+            direct = False
+        elif direct:
+            assert not isinstance(out, _Fault)
+            columns = {k: np.asarray(out[k], dtype) for k, (_, dtype) in layout.items()}
+        else:
+            for name in layout:
+                columns[name][a - start : b - start] = out[name]  # type: ignore[index]
+    if not columns:
+        columns = {k: np.zeros((n, *shape), dtype) for k, (shape, dtype) in layout.items()}
+    faults |= _pad(columns, start)
+    finite = {k: finite_rows(v) for k, v in columns.items()}
+    if finite:
+        for i in np.flatnonzero(~np.logical_and.reduce(list(finite.values()))):
+            names = ", ".join(k for k, good in finite.items() if not good[i])
+            faults.setdefault(start + int(i), _Fault("nonfinite", f"NaN or infinity in {names}"))
+    bad = np.array(sorted(faults), dtype=np.int64)
+    status[bad - start] = [status_code(faults[row].kind) for row in bad.tolist()]
+    failures = [Failure(row, faults[row].kind, faults[row].message) for row in bad.tolist()]
+    where = {row: faults[row].where for row in bad.tolist() if faults[row].where}
+    return Result(blank(columns, bad - start), status, failures, where)
+
+
+def join(results: Sequence[tuple[Task, Result]]) -> Result:
+    """Results of adjoining tasks without a layout, in order, as one with the layout that they agree on."""
+    parts: list[tuple[int, int, Columns | _Fault]] = []
+    known: dict[int, Failure] = {}
+    for task, result in results:
+        stop = task.start + len(result.status)
+        known |= {failure.row: failure for failure in result.failures}
+        fault = _Fault(*result.failures[0][1:3]) if not result.columns else None
+        parts.append((task.start, stop, fault or result.columns))
+    joined = _fill(parts, _find_layout(parts), parts[0][0], parts[-1][1])
+    known = {**{failure.row: failure for failure in joined.failures}, **known}
+    joined.failures = [known[row] for row in sorted(known)]
+    for failure in joined.failures:
+        joined.status[failure.row - parts[0][0]] = status_code(failure.kind)
+    joined.where = {k: v for _, result in results for k, v in result.where.items()}
+    joined.seconds = sum(result.seconds for _, result in results)
+    return joined
+
+
+def _pad(columns: Columns, start: int) -> dict[int, _Fault]:
+    """Puts zeros behind the last element of each row of a variable-length field."""
+    faults = {}
+    for name in [k for k in columns if f"{k}_length" in columns]:
+        array, length = columns[name], columns[f"{name}_length"]
+        if array.ndim < 2 or length.ndim != 1:
+            continue
+        size = array.shape[1]
+        for i in np.flatnonzero((length < 0) | (length > size)):
+            message = f"{name}_length is {length[i]}; {name!r} has room for {size} elements"
+            faults[start + int(i)] = _Fault("shape", message)
+        beyond = np.arange(size) >= length[:, None]
+        if np.any(array[beyond] != 0):
+            columns[name] = array = array.copy()
+            array[beyond] = 0
+    return faults
+
+
+def killed(task: Task, fields: Mapping[str, Field]) -> Result:
+    """The rows of a task that ends its process each time, as failed ones."""
+    n = task.stop - task.start
+    columns = {k: np.zeros((n, *f.shape), f.dtype) for k, f in fields.items() if k != "theta"}
+    message = "the worker process ended while it simulated this row (out of memory, or a crash)"
+    rows = range(task.start, task.stop)
+    status = np.full(n, status_code("killed"), dtype=np.uint8)
+    failures = [Failure(row, "killed", message) for row in rows]
+    return Result(blank(columns, np.arange(n)), status, failures)
+
+
+class _Later:
+    """A prior on its way to a worker: it becomes one, and imports torch, when it is first used."""
+
+    def __init__(self, names: tuple[str, ...], content: bytes) -> None:
+        self.names, self._content = names, content
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_content":
+            raise AttributeError(name)
+        if "_prior" not in vars(self):
+            self._prior = cloudpickle.loads(self._content)
+        return getattr(self._prior, name)
+
+
+class _Pickler(cloudpickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        kind = type(obj)
+        if kind.__module__ == "simgen.prior" and kind.__name__ == "Prior":
+            return _Later, (obj.names, cloudpickle.dumps(obj))
+        return super().reducer_override(obj)
+
+
+class Payload(NamedTuple):
+    """A pickled simulator: its bytes, or the file that holds them."""
+
+    key: str
+    content: bytes | str
+
+    @classmethod
+    def of(cls, simulator: Simulator) -> Payload:
+        """Pickles a simulator by value where it comes from a script or a notebook."""
+        buffer = io.BytesIO()
+        _Pickler(buffer).dump(simulator)
+        content = buffer.getvalue()
+        return cls(hashlib.sha256(content).hexdigest(), content)
+
+    def load(self) -> Simulator:
+        """The simulator; one copy a process."""
+        if self.key not in _cache:
+            content = self.content
+            if isinstance(content, str):
+                content = Path(content).read_bytes()
+            _cache.clear()
+            _cache[self.key] = cloudpickle.loads(content)
+        return _cache[self.key]
+
+
+def execute(payload: Payload, task: Task) -> Result:
+    """Runs a task in a worker, which writes the shard itself where the coordinator can see it."""
+    result = run_task(payload.load(), task)
+    if task.directory is None:
+        return result
+    directory = Path(task.directory)
+    if result.host not in task.seen:
+        result.probe = _probe(directory, task.token, result.host)
+        return result
+    fields = {**({"theta": task.own} if task.stored else {}), **result.columns}
+    try:
+        path = write_shard(directory, task.start, fields, result.status, result.failures)
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        return result  # the coordinator may be able to
+    result.columns, result.size = {}, path.stat().st_size
+    return result
+
+
+def _probe(directory: Path, token: str, host: str) -> str | None:
+    name = f".probe-{host}-{os.getpid()}"
+    try:
+        put(directory / name, token.encode())
+    except OSError:
+        return None
+    return name
+
+

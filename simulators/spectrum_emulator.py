@@ -1,0 +1,169 @@
+r"""An emulator of the convergence power spectrum: Chebyshev in theta, a cubic spline in log l.
+
+.. math::
+    \ln C_\ell(\vartheta) = \sum_{abc} T_a(u_1)\, T_b(u_2)\, T_c(u_3) \sum_j c_{abcj}\, S_j(\ln \ell), \qquad
+    u_i = \frac{2 \vartheta_i - l_i - h_i}{h_i - l_i} \in [-1, 1]
+
+It is smooth and exactly differentiable, and costs microseconds where the integral costs tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+__all__ = ["DEFAULT", "SpectrumEmulator"]
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.polynomial import chebyshev
+from scipy.interpolate import CubicSpline
+
+from .power_spectrum import SourceGalaxies, convergence_spectrum
+
+Array = np.ndarray
+
+DEFAULT = Path(__file__).parent / "data" / "convergence_spectrum.npz"
+"""The coefficients that come with the package."""
+
+LOW, HIGH = (0.15, 0.5, -1.6), (0.45, 1.1, -0.4)
+NODES, KNOTS, MULTIPOLES = (8, 8, 6), 60, (10.0, 20_000.0)
+NAMES = ("Omega_m", "sigma_8", "w_0")
+
+
+@dataclass(frozen=True, eq=False)
+class SpectrumEmulator:
+    """ln C_l(theta) inside a box of theta = (Omega_m, sigma_8, w_0).
+
+    Arguments:
+        coefficients: Chebyshev coefficients of ln C_l at the knots, shape (a, b, c, knots).
+        log_l: The knots in ln l, shape (knots,).
+        low: Lower corner of the box, shape (3,).
+        high: Upper corner of the box, shape (3,).
+        source: The galaxies' redshift distribution.
+    """
+
+    coefficients: Array
+    log_l: Array
+    low: Array
+    high: Array
+    source: SourceGalaxies
+
+    @classmethod
+    def build(
+        cls,
+        source: SourceGalaxies | None = None,
+        nodes: Sequence[int] = NODES,
+        knots: int = KNOTS,
+    ) -> SpectrumEmulator:
+        """Interpolates the direct C_l at a product of Chebyshev nodes: 384 integrals, some 15 CPU-seconds."""
+        source = source or SourceGalaxies()
+        log_l = np.linspace(*np.log(MULTIPOLES), knots)
+        low, high = np.array(LOW), np.array(HIGH)
+        points = [chebyshev.chebpts1(n) for n in nodes]
+        u = np.stack(np.meshgrid(*points, indexing="ij"), -1).reshape(-1, 3)
+        theta = (low + high) / 2 + u * (high - low) / 2
+        values = [
+            np.log(convergence_spectrum(np.exp(log_l), (Omega_m, sigma_8, w), source))
+            for Omega_m, sigma_8, w in theta.tolist()
+        ]
+        solved = np.stack(values).reshape(*nodes, knots)
+        for axis, (x, n) in enumerate(zip(points, nodes)):
+            inverse = np.linalg.inv(chebyshev.chebvander(x, n - 1))
+            solved = np.moveaxis(np.tensordot(inverse, solved, (1, axis)), 0, axis)
+        return cls(solved, log_l, low, high, source)
+
+    def save(self, path: str | Path) -> None:
+        """Writes one .npz file."""
+        np.savez(
+            path,
+            coefficients=self.coefficients,
+            log_l=self.log_l,
+            low=self.low,
+            high=self.high,
+            **{f"source_{k}": v for k, v in asdict(self.source).items()},
+        )
+
+    @classmethod
+    def load(cls, path: str | Path = DEFAULT) -> SpectrumEmulator:
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: If the file is not there or lacks an array.
+        """
+        how = "make one with `python -m simulators.cosmology --out FILE`"
+        if not Path(path).is_file():
+            raise ValueError(f"there is no emulator of C_l at {path}; {how}")
+        with np.load(path) as file:
+            names = ("coefficients", "log_l", "low", "high")
+            source = [f"source_{k}" for k in SourceGalaxies.__dataclass_fields__]
+            missing = sorted({*names, *source} - {*file.files})
+            if missing:
+                raise ValueError(f"{path} lacks {', '.join(missing)}; {how}")
+            galaxies = SourceGalaxies(*(float(file[k]) for k in source))
+            return cls(*(file[k] for k in names), galaxies)
+
+    def _scaled(self, theta: Array) -> Array:
+        theta = np.asarray(theta, dtype=float)
+        if theta.ndim != 2 or theta.shape[1] != 3:
+            raise ValueError(f"theta must be (n, 3), {', '.join(NAMES)}; got {theta.shape}")
+        u = (2 * theta - self.low - self.high) / (self.high - self.low)
+        # Parameters stored as float32 may lie past the box by a rounding.
+        outside = ~(np.abs(u) <= 1 + 1e-5)
+        if outside.any():
+            row, i = np.argwhere(outside)[0]
+            raise ValueError(
+                f"{NAMES[i]} = {theta[row, i]:.6g} is outside the emulated range "
+                f"[{self.low[i]}, {self.high[i]}] of C_l; keep the prior inside it"
+            )
+        return u
+
+    def _contract(self, *basis: Array) -> Array:
+        """The polynomials of three bases (n, a), (n, b), (n, c) at the knots, shape (n, knots)."""
+        first, second, third = basis
+        product = first[:, :, None, None] * second[:, None, :, None] * third[:, None, None, :]
+        return product.reshape(len(first), -1) @ self.coefficients.reshape(-1, len(self.log_l))
+
+    def log_spectrum(self, theta: Array) -> Array:
+        """ln C_l at the knots, shape (n, knots), for theta (n, 3)."""
+        u = self._scaled(theta).T
+        return self._contract(*map(_polynomials, u, self.coefficients.shape))
+
+    def gradient(self, theta: Array) -> Array:
+        """The derivative of ln C_l at the knots by theta, shape (n, 3, knots)."""
+        u = self._scaled(theta).T
+        values = [_polynomials(v, n) for v, n in zip(u, self.coefficients.shape)]
+        slopes = [_derivatives(v, n) for v, n in zip(u, self.coefficients.shape)]
+        scale = 2 / (self.high - self.low)
+        columns = [
+            scale[i] * self._contract(*values[:i], slopes[i], *values[i + 1 :]) for i in range(3)
+        ]
+        return np.stack(columns, 1)
+
+    def interpolation(self, multipoles: Array) -> Array:
+        """The spline from the knots to multipoles l (m,), as a matrix (knots, m).
+
+        Raises:
+            ValueError: If a multipole lies outside the emulated range.
+        """
+        multipoles = np.asarray(multipoles, dtype=float)
+        low, high = np.exp(self.log_l[[0, -1]])
+        if multipoles.min() < low * (1 - 1e-9) or multipoles.max() > high * (1 + 1e-9):
+            raise ValueError(
+                f"multipoles {multipoles.min():.4g} to {multipoles.max():.4g} are not all within the emulated "
+                f"range {low:.4g} to {high:.4g}; choose a smaller map or larger pixels"
+            )
+        return CubicSpline(self.log_l, np.eye(len(self.log_l)))(np.log(multipoles)).T
+
+    def __call__(self, multipoles: Array, theta: Array) -> Array:
+        """C_l, shape (n, m), at multipoles (m,) for theta (n, 3)."""
+        return np.exp(self.log_spectrum(theta) @ self.interpolation(multipoles))
+
+
+def _polynomials(u: Array, n: int) -> Array:
+    return chebyshev.chebvander(u, n - 1)
+
+
+def _derivatives(u: Array, n: int) -> Array:
+    """T_k'(u) for k < n, shape (len(u), n)."""
+    return chebyshev.chebval(u, chebyshev.chebder(np.eye(n))).T

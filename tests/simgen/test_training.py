@@ -1,0 +1,238 @@
+"""fit(): learned answers against closed forms, resume, budget, bad input."""
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributions import MultivariateNormal, Normal, Uniform
+
+import simgen
+from simgen.training import _seconds, schedule
+
+N = 4000
+SMALL = {"transforms": 2, "hidden": (32, 32)}
+
+
+def gaussian(n=N, seed=0):
+    """theta ~ N(0, 1)^2, x = A theta + 0.5 noise."""
+    rng = np.random.default_rng(seed)
+    theta = rng.standard_normal((n, 2)).astype(np.float32)
+    a = np.array([[1.0, 0.5], [0.0, 1.0], [1.0, -1.0]])
+    x = (theta @ a.T + 0.5 * rng.standard_normal((n, 3))).astype(np.float32)
+    return theta, x, a
+
+
+def exact(x, a):
+    precision = np.eye(2) + a.T @ a / 0.25
+    covariance = np.linalg.inv(precision)
+    return MultivariateNormal(
+        torch.tensor(covariance @ a.T @ x / 0.25), torch.tensor(covariance)
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    theta, x, _ = gaussian()
+    prior = simgen.Prior(a=Normal(0.0, 1.0), b=Normal(0.0, 1.0))
+    path = tmp_path_factory.mktemp("data") / "gaussian"
+    return simgen.Dataset.create(path, theta=theta, x=x, prior=prior)
+
+
+@pytest.fixture(scope="module")
+def posterior(dataset):
+    return simgen.fit("theta | x", dataset, simgen.Flow(**SMALL), seed=0, max_epochs=40)
+
+
+def test_posterior_of_a_linear_gaussian(posterior):
+    _, x, a = gaussian(50, seed=1)
+    divergence = 0.0
+    for row in x:
+        p = exact(row.astype(float), a)
+        theta = p.sample((500,))
+        divergence += float((p.log_prob(theta) - posterior(row).log_prob(theta)).mean()) / len(x)
+    # 3,600 rows, 5 numbers to learn: about 0.01 nats are unavoidable
+    assert -0.01 < divergence < 0.06
+
+
+def test_history_is_in_nats_of_physical_units(posterior, dataset):
+    view = dataset.validation.read(["theta", "x"])
+    log_prob = posterior(view["x"]).log_prob(view["theta"])
+    assert abs(float(-log_prob.mean()) - min(posterior.history["validation_loss"])) < 1e-3
+    assert posterior.provenance["dataset"]["identity"] == dataset.identity
+
+
+def test_same_seed_same_result(dataset):
+    fits = [
+        simgen.fit("theta | x", dataset, simgen.Flow(**SMALL), seed=s, max_epochs=2)
+        for s in (3, 3, 4)
+    ]
+    draws = [f(np.zeros(3)).sample((5,), seed=0) for f in fits]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_fit_leaves_the_global_stream_alone(dataset):
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    simgen.fit("theta | x", dataset, simgen.Flow(**SMALL), max_epochs=1)
+    assert torch.equal(torch.rand(2), expected)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 17, 40])
+def test_resume_is_bit_equal(dataset, tmp_path, monkeypatch, after):
+    settings = {"model": simgen.Flow(**SMALL), "seed": 1, "max_epochs": 4}
+    whole = simgen.fit("theta | x", dataset, **settings)
+    from simgen.training import Training
+
+    update, count = Training._update, [0]
+
+    def interrupted(self, batch, rate):
+        count[0] += 1
+        if count[0] > after:
+            raise KeyboardInterrupt
+        return update(self, batch, rate)
+
+    path = tmp_path / "fit.checkpoint"
+    monkeypatch.setattr(Training, "_update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        simgen.fit("theta | x", dataset, **settings, checkpoint=path)
+    monkeypatch.undo()
+    resumed = simgen.fit("theta | x", dataset, **settings, checkpoint=path)
+    for key, value in whole.pipeline.state_dict().items():
+        assert torch.equal(value, resumed.pipeline.state_dict()[key]), key
+    assert resumed.history["validation_loss"] == whole.history["validation_loss"]
+
+
+def test_interrupt_without_a_checkpoint_keeps_the_state(dataset, tmp_path, monkeypatch, caplog):
+    from simgen.training import Training
+
+    def stop(self, batch, rate):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Training, "_update", stop)
+    with caplog.at_level(logging.WARNING, "simgen"), pytest.raises(KeyboardInterrupt):
+        simgen.fit("theta | x", dataset, simgen.Flow(**SMALL))
+    assert len(list(tmp_path.glob("fit-*.checkpoint"))) == 1
+    assert "checkpoint=" in caplog.text
+
+
+def test_checkpoint_of_another_fit_is_refused(dataset, tmp_path):
+    path = tmp_path / "c"
+    simgen.fit("theta | x", dataset, simgen.Flow(**SMALL), max_epochs=1, checkpoint=path)
+    with pytest.raises(ValueError, match="its seed is 0, here it is 1"):
+        simgen.fit("theta | x", dataset, simgen.Flow(**SMALL), seed=1, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="damaged"):
+        simgen.fit("theta | x", dataset, simgen.Flow(**SMALL), checkpoint=path)
+
+
+def test_budget_stops(dataset):
+    c = simgen.fit("theta | x", dataset, simgen.Flow(**SMALL), budget="0.2s", max_epochs=10_000)
+    assert 1 <= c.provenance["training"]["epochs"] < 10_000
+
+
+def test_surrogate_of_a_linear_gaussian(dataset):
+    surrogate = simgen.fit("x | theta", dataset, simgen.Flow(**SMALL), max_epochs=30)
+    theta, x, a = gaussian(500, seed=2)
+    mean = torch.tensor(theta.astype(float) @ a.T)
+    truth = Normal(mean, 0.5).log_prob(torch.tensor(x)).sum(-1)
+    gap = float((truth - surrogate(theta).log_prob(x)).mean())
+    assert -0.03 < gap < 0.1
+
+
+def test_unconditional_density(dataset):
+    density = simgen.fit("x", dataset, simgen.Flow(**SMALL), max_epochs=20)
+    _, x, a = gaussian(500, seed=2)
+    covariance = torch.tensor(a @ a.T + 0.25 * np.eye(3))
+    truth = MultivariateNormal(torch.zeros(3, dtype=torch.float64), covariance)
+    value = torch.tensor(x.astype(float))
+    gap = float((truth.log_prob(value) - density().log_prob(value)).mean())
+    assert -0.03 < gap < 0.1
+    assert density().sample((4,)).shape == (4, 3)
+
+
+def test_marginal_posterior_of_one_parameter(dataset):
+    marginal = simgen.fit("b | x", dataset, simgen.Flow(**SMALL), max_epochs=30)
+    _, x, a = gaussian(1, seed=3)
+    q, p = marginal(x[0]), exact(x[0].astype(float), a)
+    assert q.event_shape == (1,) and marginal.names == ("b",)
+    draws = q.sample((4000,), seed=0)
+    assert abs(float(draws.mean() - p.mean[1])) < 0.06
+    assert abs(float(draws.std() / p.stddev[1]) - 1) < 0.12
+
+
+def test_own_embedding_is_copied(dataset, tmp_path):
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh())
+    before = [p.clone() for p in net.parameters()]
+    c = simgen.fit("theta | x", dataset, simgen.Flow(**SMALL), embedding=net, max_epochs=1)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters()))
+    path = tmp_path / "m.safetensors"
+    c.save(path)
+    with pytest.raises(ValueError, match=r"modules=\{\"embedding.x\""):
+        simgen.load(path)
+    again = simgen.load(path, modules={"embedding.x": net})
+    x = np.ones(3)
+    assert torch.equal(c(x).sample((5,), seed=1), again(x).sample((5,), seed=1))
+
+
+def test_weights_are_honoured(tmp_path):
+    # two populations, one of weight zero: only the other may be learned
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(0, 1, (1500, 1)), rng.normal(10, 1, (1500, 1))])
+    weight = np.repeat([1.0, 0.0], 1500)
+    order = rng.permutation(3000)
+    x, weight = x[order].astype(np.float32), weight[order].astype(np.float32)
+    dataset = simgen.Dataset.create(tmp_path / "w", x=x, weight=weight)
+    c = simgen.fit("x", dataset, simgen.Flow(**SMALL), max_epochs=40)
+    assert (c().sample((1000,), seed=0) < 5).float().mean() > 0.98
+
+
+def test_augment_draws_fresh_noise(tmp_path):
+    rng = np.random.default_rng(0)
+    x = np.zeros((1000, 1), dtype=np.float32) + rng.normal(0, 1e-3, (1000, 1)).astype(np.float32)
+
+    def noise(batch, rng):
+        extra = torch.as_tensor(rng.standard_normal(batch["x"].shape), dtype=torch.float32)
+        return {**batch, "x": batch["x"] + 2e-3 * extra}
+
+    dataset = simgen.Dataset.create(tmp_path / "a", x=x)
+    c = simgen.fit("x", dataset, simgen.Flow(**SMALL), augment=noise, max_epochs=30)
+    assert float(c().sample((2000,), seed=0).std()) > 1.5e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_epochs": 0}, "max_epochs must be positive"),
+        ({"budget": "soon"}, "budget is seconds"),
+        ({"budget": -1}, "must be positive"),
+        ({"embedding": {"y": None}}, "given are x"),
+    ],
+)
+def test_bad_settings(dataset, settings, message):
+    with pytest.raises(ValueError, match=message):
+        simgen.fit("theta | x", dataset, **settings)
+
+
+def test_unknown_field_lists_what_there_is(dataset):
+    with pytest.raises(ValueError, match="there are: theta, x"):
+        simgen.fit("theta | y", dataset)
+
+
+def test_budget_units():
+    assert [_seconds(b) for b in ("90s", "10min", "2h", 5)] == [90, 600, 7200, 5]
+    assert _seconds(None) == math.inf
+
+
+def test_schedule_follows_the_rows():
+    few, many = schedule(900, 2), schedule(900_000, 2)
+    assert few.max_epochs > many.max_epochs
+    assert few.rate(0.5) < few.learning_rate and few.rate(1.0) < 1e-9
