@@ -55,14 +55,15 @@ class Checkpoint:
     header: dict[str, Any]
     tensors: dict[str, Tensor]
 
-    def pipeline(self, embedding: Mapping[str, nn.Module]) -> Pipeline:
-        """The pipeline with the preprocessing of the first run."""
+    def pipeline(self, embedding: Mapping[str, nn.Module], family: Any) -> Pipeline:
+        """The pipeline as it was: preprocessing of the first run, weights of the last step."""
         constant = self.tensors["weights.target.constant"]
-        return Pipeline.from_config(self.header["pipeline"], embedding, constant)
+        pipeline = Pipeline.from_config(self.header["pipeline"], embedding, constant)
+        pipeline.attach(family).load_state_dict(self._part("weights"))
+        return pipeline
 
     def restore(self, training: Training) -> None:
-        """Puts a training where the file says it was."""
-        training.pipeline.load_state_dict(self._part("weights"))
+        """Puts a training of that pipeline where the file says it was."""
         training.average.load_state_dict(self._part("average"))
         device = training.device
         training.best = {k: v.to(device) for k, v in self._part("best").items()}

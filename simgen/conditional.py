@@ -147,7 +147,7 @@ class ConditionalDistribution(Distribution):
                 context = self._context[(row // inner) % n]
             parts.append(apply(part, model.distribution((context, None))))
         out = torch.cat(parts) if parts else flat.new_zeros(0, *z.shape[len(lead) :])
-        return out.reshape(*lead, *out.shape[1:])
+        return out.reshape(torch.Size((*lead, *out.shape[1:])))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ConditionalDistribution:
         """The same distribution for a larger batch."""
@@ -263,7 +263,7 @@ class Conditional:
         if len(values) > 1:
             raise ValueError(f"name the given fields: {', '.join(f'{k}=...' for k in given)}")
         inputs = dict(zip(given, values)) | named
-        lengths = {k: inputs.pop(k) for k in list(inputs) if self._is_length(k)}
+        lengths = {k: inputs.pop(f"{k}_length") for k in given if f"{k}_length" in inputs}
         if missing := [k for k in given if k not in inputs]:
             raise ValueError(f"{self.expression!r} needs the field {missing[0]!r}")
         if unknown := [k for k in inputs if k not in given]:
@@ -279,9 +279,6 @@ class Conditional:
         return ConditionalDistribution(
             self.pipeline, context, batch, self.names, device or torch.device("cpu")
         )
-
-    def _is_length(self, name: str) -> bool:
-        return name.endswith("_length") and name[: -len("_length")] in self.given
 
     def _context(self, rows: dict[str, Tensor], masks: dict[str, Tensor]) -> Tensor | None:
         if not rows:
@@ -335,9 +332,7 @@ class Conditional:
         rows, flat_masks = {}, {}
         for name, value in values.items():
             event = self.fields[name].shape
-            rows[name] = value.expand(*batch, *event).reshape(-1, *event)
-            if not event:
-                rows[name] = value.expand(batch).reshape(-1)
+            rows[name] = value.expand(torch.Size((*batch, *event))).reshape(-1, *event)
             if name in masks:
                 flat_masks[name] = masks[name].expand(*batch, event[0]).reshape(-1, event[0])
         return rows, flat_masks, batch

@@ -5,8 +5,8 @@ A row belongs to train, validation or test by
 .. math::
     u_i = 2^{-64}\, h(i \oplus k), \qquad k = \text{first 64 bits of the dataset's identity},
 
-with h the finaliser of splitmix64: a function of row number and identity alone, so that extending a dataset moves no
-row from one side to the other.
+with h the finaliser of splitmix64: a function of row number and identity alone, so that
+extending a dataset moves no row from one side to the other.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from __future__ import annotations
 __all__ = ["Column", "Dataset", "DatasetError", "Failure", "View"]
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
-from .field import Field, infer_field
+from .arrays import as_stored, default_shard_size, fields_of, foreign_sources, theta_field
+from .field import Field
 from .manifest import (
     Manifest,
     committed,
@@ -31,6 +31,7 @@ from .manifest import (
     prefix,
     write_index,
 )
+from .rows import finite_rows, screen
 from .shard import (
     COLUMNS,
     GOOD,
@@ -39,68 +40,43 @@ from .shard import (
     Segment,
     Segments,
     is_disk_full,
+    open_file,
     read_failures,
     status_code,
     verify_shard,
     write_shard,
 )
+from .view import Column, View
 
 if TYPE_CHECKING:
     from .prior import Prior
 
 logger = logging.getLogger("simgen")
 
-SHARD_BYTES, SHARD_ROWS = 16 << 20, 2048
-"""A shard holds at most so many bytes of fields and so many rows, but at least one block."""
-
-
-def default_shard_size(fields: Mapping[str, Field], block: int) -> int:
-    """Rows a shard: a multiple of the block, by the size of a row alone."""
-    width = sum(f.size * np.dtype(f.dtype or "float32").itemsize for f in fields.values())
-    rows = min(SHARD_ROWS, SHARD_BYTES // max(1, width))
-    return max(1, rows // block) * block
-
-
-def theta_field(d: int, prior: Prior | None, names: Sequence[str] | None = None) -> Field:
-    """The field theta (d,): names, labels, units and bounds from the prior."""
-    if prior is None:
-        names = tuple(names) if names else tuple(f"theta_{i}" for i in range(d))
-        return Field((d,), names=names, dtype="float32")
-    if len(prior.names) != d:
-        raise DatasetError(
-            f"theta has {d} columns, the prior {len(prior.names)} parameters: {', '.join(prior.names)}"
-        )
-    support = (tuple(prior.low.tolist()), tuple(prior.high.tolist()))
-    return Field(
-        (d,),
-        support=support,
-        names=tuple(prior.names),
-        labels=tuple(prior.labels),
-        units=tuple(prior.units),
-        dtype="float32",
-    )
-
 
 class Dataset:
-    """Rows of simulations: a directory that `simulate` or `Dataset.create` wrote, or a foreign HDF5 file.
+    """Rows of simulations: a directory that `simulate` or `Dataset.create` wrote, or a foreign "
+    "HDF5 file.
 
     Opening reads the manifest and the names of the shards, and no data.
 
     Arguments:
         path: The directory; or a foreign HDF5 file, of which nothing is copied.
-        fields: Of a foreign file, its arrays by the names that they have here: {"theta": "params", "x": "maps"}.
+        fields: Of a foreign file, its arrays by the names that they have here: {"theta": "params",
+            "x": "maps"}.
         split: The shares of rows that train, validate and test; by a hash of the row number.
         prior: The prior, where the dataset cannot rebuild it.
 
     Attributes:
         path: Where it is.
-        fields: Every field by name: theta first, then what is stored, then each parameter by its name.
+        fields: Every field by name: theta first, then what is stored, then each parameter by its
+            name.
         stored: The names of the fields that are stored.
         identity: A hash of simulator, prior, seed and block; of a foreign file, of its first rows.
 
     Raises:
-        DatasetError: If there is no dataset, or it is damaged or of a newer version; if the split or the fields do
-            not fit.
+        DatasetError: If there is no dataset, or it is damaged or of a newer version; if the split
+            or the fields do not fit.
     """
 
     def __init__(
@@ -145,8 +121,8 @@ class Dataset:
 
     def _open_foreign(self, fields: Mapping[str, str] | None) -> None:
         self.manifest = None
-        sources = _foreign_sources(self.path, fields)
-        with h5py.File(self.path, "r", locking=False) as file:
+        sources = foreign_sources(self.path, fields)
+        with open_file(self.path) as file:
             lengths = {name: len(file[source]) for name, source in sources.items()}
             if len(set(lengths.values())) != 1:
                 raise DatasetError(
@@ -154,8 +130,8 @@ class Dataset:
                 )
             first = {name: file[source][:256] for name, source in sources.items()}
         self._segments = Segments([Segment(0, next(iter(lengths.values())), self.path)], sources)
-        self._set_fields(_fields_of(first, self._prior, str(self.path)))
-        self.identity = identity_of_rows({k: _stored(v) for k, v in first.items()})
+        self._set_fields(fields_of(first, self._prior, str(self.path)))
+        self.identity = identity_of_rows({k: as_stored(v) for k, v in first.items()})
 
     def _set_fields(self, stored: dict[str, Field]) -> None:
         theta = stored.get("theta")
@@ -208,7 +184,7 @@ class Dataset:
         arrays = {k: v for k, v in {"theta": theta, "x": x, **fields}.items() if v is not None}
         if "x" not in arrays:
             raise DatasetError("a dataset needs the field 'x': Dataset.create(path, x=...)")
-        columns = {k: _stored(np.asarray(v), k) for k, v in arrays.items()}
+        columns = {k: as_stored(np.asarray(v), k) for k, v in arrays.items()}
         if "theta" in columns and columns["theta"].ndim == 1:
             columns["theta"] = columns["theta"][:, None]
         lengths = {k: len(v) for k, v in columns.items()}
@@ -217,7 +193,7 @@ class Dataset:
             raise DatasetError(f"fields need the same number of rows, at least one; got {lengths}")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise DatasetError(f"{path} is there already: choose another path")
-        described = _fields_of(columns, prior, str(path), declared)
+        described = fields_of(columns, prior, str(path), declared)
         block = 256
         manifest = Manifest(
             kind="arrays",
@@ -312,12 +288,13 @@ class Dataset:
             h += np.uint64(0x9E3779B97F4A7C15)
             h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return (h ^ (h >> np.uint64(31))) / 2.0**64
+        return ((h ^ (h >> np.uint64(31))) >> np.uint64(11)) / 2.0**53
 
     def _side(self, i: int) -> View:
-        low, high = sum(self.split[:i]), sum(self.split[: i + 1])
-        chosen = (self._position >= low) & (self._position < high) & (self.status == GOOD)
-        return View(self, ("train", "validation", "test")[i], np.flatnonzero(chosen))
+        ends = np.concatenate([[0.0], np.cumsum(self.split).round(12)])
+        chosen = (self._position >= ends[i]) & (self._position < ends[i + 1])
+        rows = np.flatnonzero(chosen & (self.status == GOOD))
+        return View(self, ("train", "validation", "test")[i], rows)
 
     @cached_property
     def train(self) -> View:
@@ -341,14 +318,18 @@ class Dataset:
 
     @property
     def failures(self) -> list[Failure]:
-        """The failed rows: number, kind, message; their parameters are `dataset["theta"][failure.row]`."""
+        """The failed rows: number, kind, message, parameters."""
         if self.manifest is None:
             message = "NaN or infinity in a field"
-            return [Failure(int(i), "nonfinite", message) for i in np.flatnonzero(self.status)]
-        bad = [
-            s for s in self._segments.segments if self.status[s.first : s.first + s.count].any()
-        ]
-        return [failure for segment in bad for failure in read_failures(segment.path)]
+            found = [Failure(int(i), "nonfinite", message) for i in np.flatnonzero(self.status)]
+        else:
+            segments = self._segments.segments
+            bad = [s for s in segments if self.status[s.first : s.first + s.rows].any()]
+            found = [failure for segment in bad for failure in read_failures(segment.path)]
+        if "theta" not in self.fields or not found:
+            return found
+        theta = self.read_rows("theta", np.array([failure.row for failure in found]))
+        return [failure._replace(theta=row) for failure, row in zip(found, theta)]
 
     @cached_property
     def prior(self) -> Prior | None:
@@ -365,7 +346,8 @@ class Dataset:
         if stored is None or "factors" not in stored:
             names = ", ".join(self.fields["theta"].names or ())
             raise DatasetError(
-                f"{self.path} does not hold its prior over {names} in full: open it with Dataset(path, prior=...)"
+                f"{self.path} does not hold its prior over {names} in full: open it with "
+                f"Dataset(path, prior=...)"
             )
         from .prior import Prior
 
@@ -383,7 +365,7 @@ class Dataset:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Where the rows come from: simulator, settings, seed, versions, identity, as JSON values."""
+        """Where the rows come from: simulator, settings, seed, versions ... as JSON values."""
         out: dict[str, Any] = {
             "path": str(self.path),
             "identity": self.identity,
@@ -392,12 +374,13 @@ class Dataset:
         if self.manifest is None:
             return {**out, "kind": "foreign", "sources": dict(self._segments.sources)}
         m = self.manifest
-        keys = ("kind", "simulator", "prior", "seed", "block", "shard_size", "rows")
-        keys += ("rounds", "keep", "versions", "created")
+        keys = (
+            "kind simulator prior seed block shard_size rows rounds keep versions created".split()
+        )
         return {**out, **{k: getattr(m, k) for k in keys}}
 
     def verify(self) -> list[str]:
-        """Reads everything: missing and damaged shards, checksums, counts, the index. Empty if all is well."""
+        """Reads everything; what is missing or damaged, empty if nothing is."""
         if self.manifest is None:
             try:
                 for name in self.stored:
@@ -442,78 +425,8 @@ def _checked_split(split: Sequence[float]) -> tuple[float, ...]:
     shares = tuple(float(s) for s in split)
     if len(shares) != 3 or min(shares) < 0 or not 0 < sum(shares) <= 1 + 1e-9:
         raise DatasetError(
-            f"split is the shares of train, validation and test, at most 1 in all; got {tuple(split)}"
+            f"split is the shares of train, validation and test, at most 1 in all; got "
+            f"{tuple(split)}"
         )
     total = sum(shares)
     return tuple(s / total for s in shares) if total > 1 else shares
-
-
-def _stored(array: np.ndarray, name: str = "") -> np.ndarray:
-    """An array in the type that it is stored in: floats as float32."""
-    if array.dtype.kind == "f" and array.dtype != np.float32:
-        with np.errstate(over="ignore"):
-            return array.astype(np.float32)
-    if array.dtype.kind not in "fiub":
-        raise DatasetError(
-            f"field {name!r} has type {array.dtype}; fields are numbers or booleans"
-        )
-    if name == "theta" and array.dtype != np.float32:
-        return array.astype(np.float32)
-    return array
-
-
-def _fields_of(
-    columns: Mapping[str, np.ndarray],
-    prior: Prior | None,
-    where: str,
-    declared: Mapping[str, Field] | None = None,
-) -> dict[str, Field]:
-    """The fields that arrays show."""
-    out = {}
-    if reserved := [k for k in columns if k in (*COLUMNS, "errors")]:
-        raise DatasetError(f"{where}: {reserved[0]!r} is a name that datasets use themselves")
-    for name, array in columns.items():
-        if name == "theta":
-            if array.ndim not in (1, 2):
-                raise DatasetError(f"{where}: theta must be (n, d); got {array.shape}")
-            out[name] = theta_field(1 if array.ndim == 1 else array.shape[1], prior)
-            continue
-        try:
-            first = _stored(array[:1], name)
-            out[name] = infer_field(first, (declared or {}).get(name), f"{name}_length" in columns)
-        except ValueError as error:
-            raise DatasetError(f"{where}: field {name!r}: {error}") from None
-    return out
-
-
-def _foreign_sources(path: Path, fields: Mapping[str, str] | None) -> dict[str, str]:
-    """The chosen arrays of a foreign file by the names that they get."""
-    arrays: dict[str, str] = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = f"{name} {item.shape}"
-
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            file.visititems(visit)
-            there = ", ".join(arrays.values()) or "no arrays"
-            if fields is None:
-                raise DatasetError(
-                    f"{path} is a file; of a foreign HDF5 file say which array is which field, "
-                    f'fields={{"theta": ..., "x": ...}}: it holds {there}'
-                )
-            if "x" not in fields:
-                raise DatasetError(f"fields= must name 'x'; {path} holds {there}")
-            for name, source in fields.items():
-                if source not in file or not isinstance(file[source], h5py.Dataset):
-                    raise DatasetError(f"{path} has no array {source!r}; it holds {there}")
-                if not file[source].shape:
-                    raise DatasetError(
-                        f"{path}: {source!r} is one number; field {name!r} needs rows"
-                    )
-    except OSError as error:
-        raise DatasetError(
-            f"{path} is neither a dataset's directory nor a readable HDF5 file: {error}"
-        ) from None
-    return dict(fields)

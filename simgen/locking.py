@@ -1,13 +1,13 @@
 """Locks: one coordinator a part of a dataset.
 
-A lock is a file with host, process and heartbeat of its holder. The operating system releases it with the
-process, however that ends; where it cannot lock (some network file systems), and across hosts, the heartbeat says
-whether the holder lives.
+A lock is a file with host, process and heartbeat of its holder. The operating system releases
+it with the process, however that ends; where it cannot lock (some network file systems), and
+across hosts, the heartbeat says whether the holder lives.
 """
 
 from __future__ import annotations
 
-__all__ = ["Lock", "LockHeld", "holder"]
+__all__ = ["Lock", "LockHeld", "holder", "is_alive"]
 
 import errno
 import json
@@ -51,7 +51,8 @@ def _record(descriptor: int) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this host is there."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -79,7 +80,7 @@ def _living(taken: bool | None, record: dict[str, Any]) -> bool:
     if not record:
         return False
     if record.get("host") == socket.gethostname():
-        return taken is None and _alive(int(record["pid"])) and record["pid"] != os.getpid()
+        return taken is None and is_alive(int(record["pid"])) and record["pid"] != os.getpid()
     return time.time() - float(record.get("heartbeat", 0.0)) < STALE
 
 

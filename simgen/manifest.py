@@ -1,7 +1,8 @@
-"""Manifest: what a dataset is (dataset.json), which rows its shards hold, and its index (index.h5).
+"""Manifest: what a dataset is (dataset.json), which rows its shards hold, and its index "
+"(index.h5).
 
-Shards end at multiples of the shard size and at every number of rows that was once asked for, so that the layout
-follows from the manifest alone.
+Shards end at multiples of the shard size and at every number of rows that was once asked for,
+so that the layout follows from the manifest alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import h5py
 import numpy as np
 
 from .field import Field
-from .shard import MISSING, DatasetError, Segment, put, shard_name
+from .shard import MISSING, DatasetError, Segment, open_file, put, shard_name
 
 SCHEMA = 1
 """The version of the layout of files that this code writes, and the newest that it reads."""
@@ -44,7 +45,7 @@ def versions() -> dict[str, str]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: arrays as lists (a digest if large), other objects by the name of their type."""
+    """A value as JSON has it: large arrays as a digest, other objects as their type's name."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -80,7 +81,9 @@ def _digest(value: Any) -> str:
 
 def behaviour(prior: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Of a prior as a dict, what draws depend on: labels and units do not count."""
-    return prior and plain({k: v for k, v in prior.items() if k not in ("labels", "units")})
+    if prior is None:
+        return None
+    return plain({k: v for k, v in prior.items() if k not in ("labels", "units")})
 
 
 def identity_of(
@@ -92,7 +95,7 @@ def identity_of(
 
 
 def identity_of_rows(columns: Mapping[str, np.ndarray]) -> str:
-    """The identity of a dataset made of arrays: a hash of its first rows (256 of each array are taken)."""
+    """The identity of a dataset made of arrays: a hash of the first 256 rows."""
     rows = {}
     for name, array in sorted(columns.items()):
         first = np.ascontiguousarray(array[:_ROWS])
@@ -159,12 +162,14 @@ class Manifest:
             values = json.loads(path.read_text("utf-8"))
         except FileNotFoundError:
             raise DatasetError(
-                f"{directory} is no simgen dataset: it has no {FILE}; a foreign HDF5 file is opened with "
+                f"{directory} is no simgen dataset: it has no {FILE}; a foreign HDF5 file is "
+                f"opened with "
                 'Dataset(file, fields={"theta": "params", "x": "maps"})'
             ) from None
         except (OSError, ValueError) as error:
             raise DatasetError(
-                f"{path} is damaged ({error}); its shards are not: restore this file, or run the same "
+                f"{path} is damaged ({error}); its shards are not: restore this file, or run the "
+                f"same "
                 "simulation into a new directory"
             ) from None
         schema = values.get("schema") if isinstance(values, dict) else None
@@ -235,7 +240,7 @@ def write_index(directory: Path, manifest: Manifest) -> None:
 def index_fits(directory: Path, manifest: Manifest) -> bool:
     """Whether index.h5 is there and covers the planned rows."""
     try:
-        with h5py.File(directory / INDEX, "r", locking=False) as file:
+        with open_file(directory / INDEX) as file:
             return (
                 file.attrs.get("rows") == manifest.rows
                 and file.attrs.get("shards") == len(manifest.layout(directory))
@@ -255,7 +260,7 @@ def prefix(segments: Sequence[Segment]) -> list[Segment]:
     """The longest run of segments without a gap from row 0 on."""
     out: list[Segment] = []
     for segment in segments:
-        if segment.first != (out[-1].first + out[-1].count if out else 0):
+        if segment.first != (out[-1].first + out[-1].rows if out else 0):
             break
         out.append(segment)
     return out

@@ -16,10 +16,8 @@ from torch import Tensor, nn
 
 from .expression import Expression, parse
 from .field import Field
-from .networks import Configured, ConvEncoder, SeriesEncoder, SetEncoder, Summaries
+from .networks import Configured, ConvEncoder, SeriesEncoder, SetEncoder, VectorEncoder
 from .preprocessing import Standardise, Target
-
-_LONGEST_SUMMARISED = 1000
 
 
 def target_columns(
@@ -36,12 +34,12 @@ def target_columns(
 def default_embedding(field: Field, targets: int) -> Configured | None:
     """The embedding that a given field has unless one is said: by its layout.
 
-    A vector keeps its columns and gains their regression on the target; a set, series or image is encoded into
-    max(32, 4 targets) numbers.
+    Every embedding gives max(32, 4 targets) numbers; a vector's own columns and their regression on the target
+    go along.
     """
     out = max(32, 4 * targets)
     if field.layout == "vector":
-        return Summaries(field.size, targets) if 1 < field.size <= _LONGEST_SUMMARISED else None
+        return VectorEncoder(field.size, targets, out)
     if field.layout == "set":
         return SetEncoder(field.shape[-1], out)
     if field.layout == "series":

@@ -1,7 +1,9 @@
-"""Pools: where tasks run; in this process, in worker processes of our own, or in an executor of the user's.
+"""Pools: where tasks run; in this process, in worker processes of our own, or in an executor of "
+"the user's.
 
-A worker process that dies takes its pool with it. The pool is built anew and the tasks that were in flight run one at
-a time; one that ends the pool again is halved, and the last rows of it that do so three times are recorded as failed.
+A worker process that dies takes its pool with it. The pool is built anew and the tasks that
+were in flight run one at a time; one that ends the pool again is divided, and the last rows of
+it that do so three times are recorded as failed.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from .forward import Simulator
 from .shard import DatasetError
 from .workers import Payload, Result, Task, execute, ignore_interrupts, run_task
 
-_STRIKES = 3
+_STRIKES, _PIECES = 3, 8
 _LARGE = 1 << 20  # bytes of a simulator beyond which workers read it from a file
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -88,7 +90,8 @@ class Pool:
     def _rebuild(self, error: BaseException) -> None:
         if self._given is not None:
             raise DatasetError(
-                f"the executor broke ({error}); what is committed is kept: run the same command again "
+                f"the executor broke ({error}); what is committed is kept: run the same command "
+                f"again "
                 "with a new executor"
             ) from error
         self._executor.shutdown(wait=True, kill_workers=True)
@@ -104,7 +107,8 @@ class Pool:
             lost: The result of a task that no process survives.
 
         Raises:
-            DatasetError: If a worker cannot run the simulator at all, or the user's executor broke.
+            DatasetError: If a worker cannot run the simulator at all, or the user's executor
+                broke.
             OSError: If a worker could not write.
         """
         running = self._running
@@ -112,6 +116,7 @@ class Pool:
         strikes: dict[tuple[int, int], int] = {}
         while True:
             broken: list[Task] = []
+            cause: BaseException | None = None
             try:
                 while task := self._next(running, suspects, following):
                     running[self._executor.submit(execute, self._payload, task)] = task
@@ -140,11 +145,11 @@ class Pool:
                 suspects.extend(sorted(broken, key=lambda task: task.start))
                 continue
             (task,) = broken
-            halves = _halves(task, self._batched)
+            pieces = _pieces(task, self._batched)
             key = (task.start, task.stop)
             strikes[key] = strikes.get(key, 0) + 1
-            if halves:
-                suspects.extendleft(reversed(halves))
+            if pieces:
+                suspects.extendleft(reversed(pieces))
             elif strikes[key] < _STRIKES:
                 suspects.appendleft(task)
             else:
@@ -197,19 +202,25 @@ def _result(future: Future[Result]) -> Result:
         ) from error
 
 
-def _halves(task: Task, batched: bool) -> list[Task]:
-    """A task as two, which return their rows; none if it cannot be divided."""
+def _pieces(task: Task, batched: bool) -> list[Task]:
+    """A task in up to eight, which return their rows; none if it cannot be divided."""
     step = task.block if batched else 1
     base = task.start // step * step
     parts = -(-(task.stop - base) // step)
     if parts < 2:
         return []
-    middle = base + parts // 2 * step
-    left = replace(
-        task, stop=middle, theta=task.theta[: middle - base], directory=None
-    )
-    right = replace(task, start=middle, theta=task.theta[middle - base :], directory=None)
-    return [left, right]
+    width = -(-parts // _PIECES) * step
+    starts = range(base, task.stop, width)
+    return [
+        replace(
+            task,
+            start=max(low, task.start),
+            stop=min(low + width, task.stop),
+            theta=task.theta[low - base : low + width - base],
+            directory=None,
+        )
+        for low in starts
+    ]
 
 
 def _spill(content: bytes | str) -> str:

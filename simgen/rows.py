@@ -29,7 +29,7 @@ def finite_rows(array: np.ndarray) -> np.ndarray:
 def screen(
     columns: dict[str, np.ndarray], first: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray, list[Failure]]:
-    """Rows with NaN or infinity as failed ones: NaN in floating, 0 in other fields; status; failures."""
+    """Rows with NaN or infinity as failed ones: the columns, status, failures."""
     finite = {k: finite_rows(v) for k, v in columns.items()}
     good = np.logical_and.reduce(list(finite.values()))
     status = np.where(good, GOOD, status_code("nonfinite")).astype(np.uint8)
@@ -42,7 +42,7 @@ def screen(
 
 
 def blank(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
-    """The columns with NaN in the floating fields and 0 in the others of failed rows; theta stays if finite."""
+    """The columns without the values of failed rows; theta stays."""
     if not len(rows):
         return dict(columns)
     out = {}
@@ -52,5 +52,3 @@ def blank(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.n
             array[rows] = np.nan if array.dtype.kind == "f" else 0
         out[name] = array
     return out
-
-

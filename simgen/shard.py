@@ -1,8 +1,8 @@
 """Shards: the immutable HDF5 files that hold the rows of a dataset.
 
-A shard named `shard-%08d.h5` by its first row holds one array a field with a row axis in front, the columns /row,
-/round and /status, and the errors of its failed rows. It appears whole under its name or not at all: temporary
-name, flush to disk, rename, flush the directory.
+A shard named `shard-%08d.h5` by its first row holds one array a field with a row axis in front,
+the columns /row, /round and /status, and the errors of its failed rows. It appears whole under
+its name or not at all: temporary name, flush to disk, rename, flush the directory.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ __all__ = [
     "Failure",
     "Segment",
     "Segments",
+    "abandoned",
     "first_row",
     "is_disk_full",
+    "open_file",
     "put",
     "shard_name",
     "status_code",
@@ -30,6 +32,7 @@ import os
 import re
 import socket
 import threading
+import time
 import zlib
 from bisect import bisect_right
 from collections import OrderedDict
@@ -41,6 +44,8 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from .locking import is_alive
+
 GOOD, MISSING = 0, 255
 COLUMNS = ("row", "round", "status")
 """The columns that every shard has beside its fields."""
@@ -49,6 +54,7 @@ _CODES = {"nonfinite": 2, "timeout": 3, "killed": 4, "shape": 5}
 _NAME = re.compile(r"shard-(\d{8,})\.h5")
 _SPAN = 16 << 20
 _COUNT = itertools.count()
+_LEFTOVER = 3600.0  # seconds after which a temporary file of another host is nobody's
 
 
 class DatasetError(ValueError):
@@ -56,11 +62,12 @@ class DatasetError(ValueError):
 
 
 class Failure(NamedTuple):
-    """A failed row: its number, the kind of failure (an exception's name, "nonfinite" ...), the message."""
+    """A failed row: number, kind ("nonfinite", an exception's name ...), message, theta (d,)."""
 
     row: int
     kind: str
     message: str
+    theta: np.ndarray | None = None
 
 
 def status_code(kind: str) -> int:
@@ -87,6 +94,21 @@ def is_disk_full(error: BaseException) -> bool:
     )
 
 
+def _host() -> str:
+    return re.sub(r"\W", "_", socket.gethostname())
+
+
+def abandoned(file: Path) -> bool:
+    """Whether a temporary file is nobody's: its process is gone, or it is old."""
+    match = re.fullmatch(r".*\.(\w+)-(\d+)-\d+\.tmp", file.name)
+    if match is not None and match[1] == _host():
+        return not is_alive(int(match[2]))
+    try:
+        return time.time() - file.stat().st_mtime > _LEFTOVER
+    except OSError:
+        return False
+
+
 def put(path: Path, content: bytes, exclusive: bool = False) -> None:
     """Writes a file whole or not at all, and to disk before it returns.
 
@@ -99,8 +121,7 @@ def put(path: Path, content: bytes, exclusive: bool = False) -> None:
         FileExistsError: If `exclusive` and the file is there.
         OSError: If it cannot be written; nothing is left behind then.
     """
-    host = re.sub(r"\W", "_", socket.gethostname())
-    temporary = path.with_name(f".{path.name}.{host}-{os.getpid()}-{next(_COUNT)}.tmp")
+    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{next(_COUNT)}.tmp")
     try:
         with open(temporary, "xb") as file:
             file.write(content)
@@ -123,6 +144,16 @@ def put(path: Path, content: bytes, exclusive: bool = False) -> None:
             os.close(directory)
 
 
+def open_file(path: Path) -> h5py.File:
+    """Opens an HDF5 file for reading, also where the file system knows no locks."""
+    try:
+        return h5py.File(path, "r")  # the usual flags: the user may have it open as well
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return h5py.File(path, "r", locking=False)
+
+
 def checksum(array: np.ndarray) -> int:
     """The CRC-32 of an array's bytes, row by row, little-endian."""
     array = np.ascontiguousarray(array)
@@ -141,7 +172,8 @@ def write_shard(
 ) -> Path:
     """Writes the shard of the rows from `first` on.
 
-    The file is composed in memory, so that a full disk is met by a plain write, where it does no harm.
+    The file is composed in memory, so that a full disk is met by a plain write, where it does no
+    harm.
 
     Arguments:
         directory: The dataset.
@@ -186,7 +218,7 @@ def _text(value: str) -> str:
 
 def read_failures(path: Path) -> list[Failure]:
     """The failed rows of a shard."""
-    with h5py.File(path, "r", locking=False) as file:
+    with open_file(path) as file:
         rows = file["errors"][()]
     return [Failure(int(row), _decode(kind), _decode(message)) for row, kind, message in rows]
 
@@ -199,7 +231,7 @@ def verify_shard(path: Path, first: int, count: int, fields: Sequence[str]) -> l
     """What is wrong with a shard: rows, fields and checksums against what they should be."""
     name, problems = path.name, []
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_file(path) as file:
             if file.attrs.get("count") != count:
                 problems.append(f"{name} counts {file.attrs.get('count')} rows; wanted {count}")
             for key in (*fields, *COLUMNS):
@@ -222,15 +254,15 @@ def verify_shard(path: Path, first: int, count: int, fields: Sequence[str]) -> l
 
 
 class Segment(NamedTuple):
-    """Rows first ... first + count - 1, in one HDF5 file."""
+    """Rows first ... first + rows - 1, in one HDF5 file."""
 
     first: int
-    count: int
+    rows: int
     path: Path
 
 
 class Segments:
-    """Contiguous rows over HDF5 files, of which few are open at a time. Reading takes no lock on a file.
+    """Contiguous rows over HDF5 files, of which few are open at a time; reading takes no lock.
 
     Arguments:
         segments: In order of rows, without gaps, from row 0.
@@ -243,7 +275,7 @@ class Segments:
     ) -> None:
         self.segments = list(segments)
         self.sources = dict(sources)
-        self.count = self.segments[-1].first + self.segments[-1].count if self.segments else 0
+        self.count = self.segments[-1].first + self.segments[-1].rows if self.segments else 0
         self._firsts = [segment.first for segment in self.segments]
         self._limit = open_files
         self._open: OrderedDict[Path, h5py.File] = OrderedDict()
@@ -262,7 +294,7 @@ class Segments:
             return self._open[path]
         while len(self._open) >= self._limit:
             self._open.popitem(last=False)[1].close()
-        self._open[path] = h5py.File(path, "r", locking=False)
+        self._open[path] = open_file(path)
         return self._open[path]
 
     def close(self) -> None:
@@ -297,7 +329,8 @@ class Segments:
                         parts.append(source[low:high])
                 except (OSError, KeyError, RuntimeError) as error:
                     raise DatasetError(
-                        f"{segment.path}: field {name!r} cannot be read ({error}); the file is damaged: "
+                        f"{segment.path}: field {name!r} cannot be read ({error}); the file is "
+                        f"damaged: "
                         "verify() says which files are"
                     ) from error
         if out is not None:
@@ -308,7 +341,7 @@ class Segments:
         i = bisect_right(self._firsts, start) - 1
         while start < stop:
             segment = self.segments[i]
-            end = min(stop, segment.first + segment.count)
+            end = min(stop, segment.first + segment.rows)
             yield segment, start - segment.first, end - segment.first
             start, i = end, i + 1
 

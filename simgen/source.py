@@ -26,7 +26,7 @@ from .forward import stream
 from .stream import Batches
 
 Batch = dict[str, Tensor]
-AUGMENT = 3  # purpose of a random stream, beside those of forward
+AUGMENT, HELD_OUT, STATISTICS = 5, 6, 7  # purposes of random streams
 _STATISTICS_ROWS = 100_000
 _STATISTICS_BYTES = 256 << 20
 
@@ -93,25 +93,39 @@ class Source:
     def feed(self, pipeline: Pipeline, held_out: bool, batch_size: int) -> Feed:
         """Batches as the pipeline's network takes them."""
         raw = self.raw(held_out, batch_size)
-        augment = None if held_out else self.augment
-        static = augment is None and not any(pipeline.target.discrete)
-        if raw.in_memory and (static or held_out):
+        static = held_out or (self.augment is None and not any(pipeline.target.discrete))
+        if raw.in_memory and static:
+            # the same numbers every epoch: preprocess them once
             view = self.validation if held_out else self.train
             rows = Batches(view, self.names, 4096, memory=self.memory, shuffle=False)
-            whole = [self.inputs(batch, pipeline) for batch in rows.epoch(0)]
-            tensors = {k: torch.cat([w[k] for w in whole]).to(pipeline.device) for k in whole[0]}
+            parts = [
+                self.inputs(self.fresh(batch, HELD_OUT, i), pipeline)
+                for i, batch in enumerate(rows.epoch(0))
+            ]
+            tensors = {k: torch.cat([p[k] for p in parts]).to(pipeline.device) for k in parts[0]}
             raw = Batches(
-                tensors, tuple(tensors), batch_size, seed=self.seed, shuffle=not held_out
+                tensors,
+                tuple(tensors),
+                batch_size,
+                seed=self.seed,
+                device=pipeline.device,
+                shuffle=not held_out,
             )
             return Feed(raw, lambda batch, _: batch)
 
         def transform(batch: Batch, step: int) -> Batch:
             batch = {k: v.to(pipeline.device, non_blocking=True) for k, v in batch.items()}
-            if augment is not None:
-                batch = augment(batch, stream(self.seed, AUGMENT, step))
-            return self.inputs(batch, pipeline)
+            return self.inputs(
+                self.fresh(batch, HELD_OUT if held_out else AUGMENT, step), pipeline
+            )
 
         return Feed(raw, transform)
+
+    def fresh(self, batch: Batch, purpose: int, step: int) -> Batch:
+        """The batch after the user's augmentation, drawn from the stream (seed, purpose, step)."""
+        if self.augment is None:
+            return batch
+        return self.augment(batch, stream(self.seed, purpose, step))
 
     def inputs(self, batch: Batch, pipeline: Pipeline) -> Batch:
         """Fields → network inputs, under the names z, ladj, weight, given:<name>, mask:<name>."""
@@ -135,8 +149,8 @@ class Source:
         """Training rows for statistics: all, or as many random ones as are enough."""
         rows: list[Batch] = []
         count = size = 0
-        for batch in self.raw(False, 4096).epoch(0):
-            rows.append(batch)
+        for i, batch in enumerate(self.raw(False, 4096).epoch(0)):
+            rows.append(self.fresh(batch, STATISTICS, i))
             count += len(next(iter(batch.values())))
             size += sum(v.numel() * v.element_size() for v in batch.values())
             if count >= _STATISTICS_ROWS or size >= _STATISTICS_BYTES:
@@ -203,8 +217,9 @@ def prepare(
     fields: Mapping[str, Field],
     source: Source,
     embedding: nn.Module | Mapping[str, nn.Module | None] | None,
+    family: Any,
 ) -> Pipeline:
-    """Preprocessing estimated on training rows, and embeddings started from them."""
+    """Preprocessing estimated on training rows, embeddings and model started from them."""
     rows = source.sample()
     masks = source.masks(rows)
     given = {k: Standardise(fields[k]).fit_(rows[k], masks.get(k)) for k in expression.given}
@@ -226,6 +241,13 @@ def prepare(
     for name, module in modules.items():
         if hasattr(module, "initialise"):
             module.initialise(standardised[name], z.flatten(1), mask=masks.get(name))
+    pipeline.attach(family)
+    if hasattr(pipeline.model, "initialise"):
+        with torch.no_grad():
+            context = pipeline.context(standardised, masks)
+        if z.dim() == 3 and context is not None:
+            context = context.repeat_interleave(z.shape[1], 0)
+        pipeline.model.initialise(z.reshape(-1, z.shape[-1]), (context, None))
     return pipeline
 
 

@@ -150,10 +150,11 @@ def fit(
         torch.manual_seed(seed)
         source = Source(parsed, fields, dataset, augment, seed, memory)
         if resumed is None:
-            pipeline = prepare(parsed, fields, source, embedding)
+            pipeline = prepare(parsed, fields, source, embedding, family)
         else:
-            pipeline = resumed.pipeline(embeddings(parsed, fields, embedding, source.columns))
-        pipeline.attach(family).to(_device(device))
+            modules = embeddings(parsed, fields, embedding, source.columns)
+            pipeline = resumed.pipeline(modules, family)
+        pipeline.to(_device(device))
         said = {"max_epochs": max_epochs, "batch_size": batch_size, "learning_rate": learning_rate}
         plan = schedule(len(source), pipeline.target.features)
         plan = replace(plan, **{k: v for k, v in said.items() if v is not None})

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class Column:
-    """One field of some rows, read when sliced: `column[:100]`, `column[[3, 1]]`, `np.asarray(column)`.
+    """One field of some rows, read when sliced: `column[:100]`, `column[[3, 1]]`, "
+    "`np.asarray(column)`.
 
     Arguments:
         dataset: Where the rows are.
@@ -133,5 +134,3 @@ class View:
 
     def __repr__(self) -> str:
         return f"View({self.name}: {len(self)} rows of {str(self.dataset.path)!r})"
-
-

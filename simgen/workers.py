@@ -1,8 +1,9 @@
 """Work: running a simulator over a range of rows, in this process or in a worker's.
 
-A task carries theta and the number of its first row; its random streams follow from these and the seed, so where and
-when it runs does not matter. A worker gets the bare simulator: a prior that comes along is unpickled only if it is
-used, so that a NumPy simulator's workers import no torch.
+A task carries theta and the number of its first row; its random streams follow from these and
+the seed, so where and when it runs does not matter. A worker gets the bare simulator: a prior
+that comes along is unpickled only if it is used, so that a NumPy simulator's workers import no
+torch.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from .forward import BLOCK, ROW, Simulator, stream
 from .rows import blank, finite_rows
 from .shard import Failure, is_disk_full, put, status_code, write_shard
 
-_GRACE = 5.0  # seconds beyond twice the timeout until a call that cannot be interrupted loses its process
+_GRACE = 5.0  # seconds beyond twice the timeout, until a call that hangs loses its process
 _cache: dict[str, Simulator] = {}
 
 Columns = dict[str, np.ndarray]
@@ -45,7 +46,8 @@ class Task:
     Arguments:
         start: The first row.
         stop: The row after the last.
-        theta: float32 parameters, one row each; of a batched simulator, of all blocks that the rows touch.
+        theta: float32 parameters, one row each; of a batched simulator, of all blocks that the
+            rows touch.
         seed: Of all random streams.
         block: Rows a block.
         layout: Shape and type of each field to return; None to find out.
@@ -119,13 +121,14 @@ def ignore_interrupts() -> None:
 
 @contextmanager
 def _deadline(seconds: float | None) -> Iterator[None]:
-    """Raises TimeoutError in the body after so many seconds; ends the process if it cannot be interrupted."""
+    """Raises TimeoutError in the body when it is late; ends the process if that does not help."""
     if seconds is None:
         yield
         return
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError(
-            "timeout= needs workers that run calls in their main thread, such as a process pool's; these do not"
+            "timeout= needs workers that run calls in their main thread, such as a process "
+            "pool's; these do not"
         )
 
     def late(*_: Any) -> None:
@@ -201,7 +204,7 @@ def _calls(simulator: Simulator, task: Task) -> Iterator[tuple[int, int, Columns
 
 
 def _find_layout(parts: list[tuple[int, int, Any]]) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Names and shapes from the first good rows; types that hold the values of all that agree with them."""
+    """Names and shapes of the first good call; types that hold the values of all like it."""
     good = [out for *_, out in parts if not isinstance(out, _Fault)]
     if not good:
         return {}
@@ -226,12 +229,15 @@ def _misfit(out: Columns, layout: Layout) -> _Fault | None:
         found = out[name]
         if found.shape[1:] != tuple(shape):
             return _Fault(
-                "shape", f"field {name!r} has shape {found.shape[1:]} a row; the dataset has {shape}"
+                "shape",
+                f"field {name!r} has shape {found.shape[1:]} a row; the dataset has {shape}",
             )
         if not np.can_cast(found.dtype, dtype, "same_kind") and not np.array_equal(
             found, found.astype(dtype)
         ):
-            return _Fault("shape", f"field {name!r} has type {found.dtype}; the dataset has {dtype}")
+            return _Fault(
+                "shape", f"field {name!r} has type {found.dtype}; the dataset has {dtype}"
+            )
     return None
 
 
@@ -270,9 +276,9 @@ def _fill(
         elif direct:
             assert not isinstance(out, _Fault)
             columns = {k: np.asarray(out[k], dtype) for k, (_, dtype) in layout.items()}
-        else:
+        elif not isinstance(out, _Fault):
             for name in layout:
-                columns[name][a - start : b - start] = out[name]  # type: ignore[index]
+                columns[name][a - start : b - start] = out[name]
     if not columns:
         columns = {k: np.zeros((n, *shape), dtype) for k, (shape, dtype) in layout.items()}
     faults |= _pad(columns, start)
@@ -289,7 +295,7 @@ def _fill(
 
 
 def join(results: Sequence[tuple[Task, Result]]) -> Result:
-    """Results of adjoining tasks without a layout, in order, as one with the layout that they agree on."""
+    """Results of adjoining tasks without a layout, in order, as one."""
     parts: list[tuple[int, int, Columns | _Fault]] = []
     known: dict[int, Failure] = {}
     for task, result in results:
@@ -410,5 +416,3 @@ def _probe(directory: Path, token: str, host: str) -> str | None:
     except OSError:
         return None
     return name
-
-

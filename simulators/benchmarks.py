@@ -289,20 +289,22 @@ def _inverse_wishart(n: int, precision_factor: Array, rng: np.random.Generator) 
         return np.moveaxis(np.array([[b**2 + c**2, -a * b], [-a * b, a**2]]) / (a * c) ** 2, -1, 0)
 
 
-def _collect(draw: Draw, n: int, patience: int = 1000) -> Array:
-    """Calls `draw` until it has given n rows in all.
+def _collect(draw: Draw, n: int) -> Array:
+    """Calls `draw` with more and more trials until it has given n rows in all.
 
     Raises:
-        ValueError: If it has not after `patience` calls.
+        ValueError: If it gives less than one row in a million trials.
     """
     rows: list[Array] = []
-    found = 0
-    for _ in range(patience):
-        rows.append(draw(max(4 * n, 1000)))
-        found += len(rows[-1])
-        if found >= n:
-            return np.concatenate(rows)[:n]
-    raise ValueError(
-        f"only {found} of {n} posterior draws fell inside the prior's box: the observation is too "
-        "far from what the simulator can produce"
-    )
+    found = tried = 0
+    trials = max(4 * n, 1000)
+    while found < n:
+        if tried > 1_000_000 * (found + 1):
+            raise ValueError(
+                f"{found} of {tried} trial draws fell inside the prior's box: the observation is "
+                "too far from what the simulator can produce"
+            )
+        rows.append(draw(trials))
+        found, tried = found + len(rows[-1]), tried + trials
+        trials = min(2 * trials, 200_000)
+    return np.concatenate(rows)[:n]

@@ -1,22 +1,22 @@
-r"""Weak-lensing convergence maps of a flat wCDM universe, Gaussian or lognormal, with exact references.
+r"""Weak-lensing convergence maps of a flat wCDM universe, with exact references.
 
 .. math::
-    G = \mathcal F^{-1}\bigl[\sqrt{P(\vartheta) / A_{pix}}\; \mathcal F w\bigr], \quad w \sim \mathcal N(0, I), \qquad
+    w \sim \mathcal N(0, I), \qquad
+    G = \mathcal F^{-1}\bigl[\sqrt{P(\vartheta) / A_{pix}}\; \mathcal F w\bigr], \qquad
     \kappa = G \;\text{ or }\; \lambda \bigl(e^{G - s^2/2} - 1\bigr), \qquad
     x \sim \mathcal N(\kappa, \sigma_{pix}^2 I)
 
-with theta = (Omega_m, sigma_8, w_0). The spectrum of kappa is the emulated C_l, which defines the simulator. Maps
-are periodic; the pixel's window, aliasing, masks, B-modes and reduced shear are left out. Map for map, w_0 is nearly
-unconstrained: beside a calibration, report how much narrower than the prior the posterior is.
+with theta = (Omega_m, sigma_8, w_0). The spectrum of kappa is the emulated C_l, which defines the
+simulator. Maps are periodic; the pixel's window, aliasing, masks, B-modes and reduced shear are
+left out. One map hardly constrains w_0: a model that returns the prior for it would pass a
+calibration, so report beside one how much narrower than the prior the posterior is.
 """
 
 from __future__ import annotations
 
-__all__ = ["ConvergenceMaps", "GridPosterior"]
+__all__ = ["ConvergenceMaps"]
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,8 +26,8 @@ from scipy.fft import irfft2, rfft2
 from simgen import Field, Simulator
 
 from .flat_sky import FlatSky
-from .power_spectrum import SourceGalaxies, convergence_spectrum
-from .spectrum_emulator import DEFAULT, NAMES, SpectrumEmulator
+from .grid_posterior import GridPosterior, grid_cells
+from .spectrum_emulator import DEFAULT, NAMES, SpectrumEmulator, main
 
 if TYPE_CHECKING:
     from simgen import Prior
@@ -43,7 +43,7 @@ CHUNK = 2**18
 
 
 class _Spectra(NamedTuple):
-    """Of kappa, C (n, bins); of its Gaussian field, P (n, bins) and s^2 (n,); 1 + xi / lambda^2 (n, bins)."""
+    """Of kappa C; of its Gaussian field P and the variance s^2; ratio = 1 + xi / lambda^2."""
 
     C: Array
     P: Array
@@ -54,12 +54,12 @@ class _Spectra(NamedTuple):
 class ConvergenceMaps(Simulator):
     r"""Maps of the lensing convergence in one redshift bin, x: (1, N, N).
 
-    Theta is (Omega_m, sigma_8, w_0) under uniform priors (0.15, 0.45), (0.5, 1.1), (-1.6, -0.4). The joint score is
-    :math:`\nabla_\vartheta \log p(x, z \mid \vartheta)` for these latents z:
+    Theta is (Omega_m, sigma_8, w_0) under uniform priors (0.15, 0.45), (0.5, 1.1), (-1.6, -0.4).
+    The joint score is :math:`\nabla_\vartheta \log p(x, z \mid \vartheta)` for these latents z:
 
-    - "white": the white noise w, so that :math:`x \mid w, \vartheta` is Gaussian about the map that theta makes of it;
+    - "white": the white noise w; x is Gaussian about the map kappa that theta makes of it;
     - "field": the map kappa, so that theta acts through :math:`p(\kappa \mid \vartheta)`;
-    - "mixed": mode by mode the one of smaller variance at a fixed cosmology, white where C_l < 2 N_l.
+    - "mixed": of each mode the one of smaller variance, white where C_l < 2 N_l at a fixed theta.
 
     Without noise nothing is latent: the joint score is the score itself.
 
@@ -71,19 +71,20 @@ class ConvergenceMaps(Simulator):
         sigma_e: Dispersion of a component of their ellipticity; a pixel's noise is
             :math:`\sigma_e / \sqrt{n_{gal} A_{pix}}`.
         noise: Whether x has shape noise.
-        shift: Of a lognormal field, the lambda above: kappa > -lambda. It does not depend on theta, or the
-            support of x would.
+        shift: Of a lognormal field, the lambda above: kappa > -lambda. It does not depend on
+            theta, or the support of x would.
         latents: The latents of the joint score.
         record: Fields beside x: "joint_score" (3,), "z_kappa" (1, N, N), "z_white" (1, N, N).
-        spectrum: An emulator's file for another redshift distribution; that of the package unless given.
+        spectrum: An emulator's file, made for another redshift distribution; else the package's.
 
     Raises:
-        ValueError: If an option is unknown or not positive, or a multipole of the map is beyond the emulator.
+        ValueError: If an option is unknown or not positive, or the map has multipoles that the
+            emulator lacks.
 
     References:
         | Multivariate Lognormal Models of the Convergence (Xavier, Abdalla & Joachimi, 2016)
         | https://arxiv.org/abs/1602.08503, section 3
-        | Mining Gold from Implicit Models to Improve Likelihood-free Inference (Brehmer et al., 2020)
+        | Mining Gold from Implicit Models (Brehmer, Louppe, Pavez & Cranmer, 2020)
         | https://arxiv.org/abs/1805.12244
 
     Examples:
@@ -174,7 +175,7 @@ class ConvergenceMaps(Simulator):
         return _Spectra(C, P, xi[:, 0], ratio)
 
     def _chain(self, theta: Array, spectra: _Spectra, by_P: Array, by_s2: Array) -> Array:
-        """The gradient by theta (n, 3) of what has derivatives by ln P (n, bins) and by s^2 (n,)."""
+        """The gradient by theta (n, 3), from those by ln P (n, bins) and by s^2 (n,)."""
         C, P, _, ratio = spectra
         by_C, counts = by_P, self.sky.counts
         if self.field == "lognormal":
@@ -187,7 +188,7 @@ class ConvergenceMaps(Simulator):
         return (self.emulator.gradient(theta) @ at_knots[..., None])[..., 0]
 
     def signal(self, theta: Array, white: Array) -> Array:
-        """The noise-free map kappa (n, N, N) that theta (n, 3) makes of white noise w (n, N, N)."""
+        """The noise-free maps kappa (n, N, N) of theta (n, 3) and white noise w (n, N, N)."""
         return self._signal(self._spectra(theta), rfft2(white))
 
     def _signal(self, spectra: _Spectra, white_k: Array) -> Array:
@@ -213,7 +214,9 @@ class ConvergenceMaps(Simulator):
     def _simulate(self, theta: Array, rng: np.random.Generator) -> dict[str, Array]:
         shape = (len(theta), self.pixels, self.pixels)
         white = rng.standard_normal(shape, np.float32)
-        pull = rng.standard_normal(shape, np.float32) if self.noise else np.zeros(shape, np.float32)
+        pull = (
+            rng.standard_normal(shape, np.float32) if self.noise else np.zeros(shape, np.float32)
+        )
         spectra = self._spectra(theta)
         white_k = rfft2(white)
         kappa = self._signal(spectra, white_k)
@@ -227,12 +230,12 @@ class ConvergenceMaps(Simulator):
         return out
 
     def joint_score(self, x: Array, white: Array, theta: Array) -> Array:
-        """The joint score (n, 3) of maps x (n, 1, N, N) and white noise w (n, 1, N, N), of x's precision.
+        """The joint score (n, 3) of noisy maps and their latents, in the maps' precision.
 
         Arguments:
-            x: Maps.
-            white: The white noise that they were made of, whichever the latents are.
-            theta: The parameters (n, 3) that they were made with.
+            x: Maps (n, 1, N, N).
+            white: The white noise (n, 1, N, N) behind them, whichever the latents are.
+            theta: The parameters (n, 3) that the maps were made with.
         """
         spectra, white_k = self._spectra(theta), rfft2(white[:, 0])
         kappa = self._signal(spectra, white_k)
@@ -244,8 +247,9 @@ class ConvergenceMaps(Simulator):
     ) -> Array:
         r"""The joint score from its derivatives by ln P, mode by mode, and by s^2.
 
-        Half of :math:`\mathrm{Re}\, \bar v_k G_k` for a white mode, v the derivative of log p(x | kappa) by G; half
-        of :math:`|G_k|^2 / \langle |G_k|^2 \rangle - 1` for a field mode.
+        Half of :math:`\mathrm{Re}\, \bar v_k G_k` for a white mode, with v the derivative of
+        log p(x | kappa) by G; for a field mode half of
+        :math:`|G_k|^2 / \langle |G_k|^2 \rangle - 1`.
         """
         N2, A_pix = self.pixels**2, self.sky.pixel_area
         amplitude = np.sqrt(spectra.P / A_pix)
@@ -266,7 +270,7 @@ class ConvergenceMaps(Simulator):
         return self._chain(theta, spectra, by_P, by_s2)
 
     def _statistics(self, x: Array) -> tuple[Array, Array, Array]:
-        """Sufficient for theta: power in bins (*B, bins) less the mean, the mean, and the log-Jacobian (*B,)."""
+        """What suffices: power (*B, bins) without the mean; the mean and log-Jacobian (*B,)."""
         shape = (1, self.pixels, self.pixels)
         if self.field == "lognormal" and self.noise:
             raise ValueError(
@@ -278,8 +282,9 @@ class ConvergenceMaps(Simulator):
             raise ValueError(f"x must be (..., {', '.join(map(str, shape))}); got {x.shape}")
         y, log_jacobian = x[..., 0, :, :], np.zeros(x.shape[:-3])
         if self.field == "lognormal":
-            inside = (y > -self.shift).all((-2, -1))
-            density = np.where(inside[..., None, None], y + self.shift, self.shift)
+            inside = np.all(y > -self.shift, axis=(-2, -1))
+            within = np.asarray(inside)[..., None, None]
+            density = np.where(within, y + self.shift, self.shift)
             log_jacobian = np.where(inside, -np.log(density).sum((-2, -1)), -np.inf)
             y = np.log(density / self.shift)
         y_k = rfft2(y)
@@ -298,11 +303,12 @@ class ConvergenceMaps(Simulator):
         r"""The exact log p(x | theta), of a Gaussian field or of a lognormal one without noise.
 
         .. math::
-            \log p = -\tfrac12 \sum_k \Bigl[\frac{d_k}{S_k} + \ln \frac{2 \pi S_k}{A_{pix}}\Bigr], \quad
+            \log p = -\tfrac12 \sum_k
+                \Bigl[\frac{d_k}{S_k} + \ln \frac{2 \pi S_k}{A_{pix}}\Bigr], \quad
             d_k = \frac{A_{pix}}{N^2} |\hat x_k|^2, \quad S_k = C_k + N_k
 
-        and for a lognormal field that of :math:`\ln(1 + x / \lambda)`, with mean :math:`-s^2/2`, less
-        :math:`\sum \ln(x + \lambda)`.
+        and for a lognormal field that of :math:`\ln(1 + x / \lambda)`, of mean :math:`-s^2/2`,
+        less :math:`\sum \ln(x + \lambda)`.
 
         Arguments:
             x: Maps, shape (*B, 1, N, N).
@@ -312,12 +318,13 @@ class ConvergenceMaps(Simulator):
             Shape broadcast(*B, *T), float64.
 
         Raises:
-            ValueError: If the field is lognormal and noisy, a shape is wrong, or theta is outside the prior.
+            ValueError: If the field is lognormal and noisy, a shape is wrong, or theta is outside
+                the prior.
         """
         theta = np.asarray(theta, dtype=float)
         d, mean, log_jacobian = self._statistics(x)
         S, log_determinant, s2 = (
-            value.reshape(*theta.shape[:-1], *value.shape[1:])
+            value.reshape((*theta.shape[:-1], *value.shape[1:]))
             for value in self._model(theta.reshape(-1, theta.shape[-1]))
         )
         chi2 = np.einsum("...i,...i->...", d, 1 / S)
@@ -325,7 +332,7 @@ class ConvergenceMaps(Simulator):
         return log_jacobian - (chi2 + log_determinant) / 2
 
     def score(self, x: Array, theta: Array) -> Array:
-        """The exact gradient of `log_likelihood` by theta, shape (n, 3), for x (n, 1, N, N), theta (n, 3)."""
+        """The gradient of `log_likelihood` by theta, (n, 3), for x (n, 1, N, N), theta (n, 3)."""
         d, mean, _ = self._statistics(x)
         spectra = self._spectra(theta)
         S = spectra.P + self.N_l
@@ -344,10 +351,7 @@ class ConvergenceMaps(Simulator):
         Raises:
             ValueError: As `log_likelihood`.
         """
-        low, high = self.emulator.low, self.emulator.high
-        width = (high - low) / points
-        axes = [a + w * (np.arange(points) + 0.5) for a, w in zip(low, width)]
-        theta = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+        theta, width = grid_cells(self.emulator.low, self.emulator.high, points)
         d, mean, log_jacobian = self._statistics(x)
         log_p = np.empty((*mean.shape, len(theta)))
         for i in range(0, len(theta), 1024):
@@ -355,47 +359,7 @@ class ConvergenceMaps(Simulator):
             offset = self.sky.side**2 * (mean[..., None] + s2 / 2) ** 2 / S[:, 0]
             chi2 = d @ (1 / S).T + offset
             log_p[..., i : i + 1024] = log_jacobian[..., None] - (chi2 + log_determinant) / 2
-        peak = log_p.max(-1, keepdims=True)
-        weights = np.exp(log_p - peak)
-        total = weights.sum(-1, keepdims=True)
-        log_evidence = (peak + np.log(total / len(theta)))[..., 0]
-        return GridPosterior(theta, width, weights / total, log_evidence)
-
-
-@dataclass(frozen=True, eq=False)
-class GridPosterior:
-    """A posterior on a grid of cells of equal volume.
-
-    Arguments:
-        theta: Centres of the cells, shape (cells, 3).
-        width: Sides of a cell, shape (3,).
-        weights: Probability of each cell, shape (*B, cells).
-        log_evidence: log p(x), shape (*B,).
-    """
-
-    theta: Array
-    width: Array
-    weights: Array
-    log_evidence: Array
-
-    @property
-    def mean(self) -> Array:
-        """Posterior means, shape (*B, 3)."""
-        return self.weights @ self.theta
-
-    @property
-    def sd(self) -> Array:
-        """Posterior standard deviations, shape (*B, 3)."""
-        return np.sqrt(self.weights @ self.theta**2 - self.mean**2)
-
-    def sample(self, n: int, seed: int = 0) -> Array:
-        """Draws (n, *B, 3): a cell by its probability, then uniform within it."""
-        rng = np.random.default_rng(seed)
-        batch = self.weights.shape[:-1]
-        flat = self.weights.reshape(-1, len(self.theta))
-        draws = [self.theta[rng.choice(len(self.theta), n, p=weights)] for weights in flat]
-        jitter = rng.uniform(-0.5, 0.5, (n, len(flat), 3)) * self.width
-        return (np.stack(draws, 1) + jitter).reshape(n, *batch, 3)
+        return GridPosterior.from_log_likelihood(theta, width, log_p)
 
 
 def _image(shape: tuple[int, ...], support: Any = None) -> Field:
@@ -405,32 +369,6 @@ def _image(shape: tuple[int, ...], support: Any = None) -> Field:
 def _choice(what: str, value: Any, known: Sequence[str]) -> None:
     if value not in known:
         raise ValueError(f"{what} must be one of {', '.join(known)}; got {value!r}")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Builds the emulator of C_l, writes it, and prints its largest error at random cosmologies."""
-    default = SourceGalaxies()
-    parser = argparse.ArgumentParser(prog="python -m simulators.cosmology", description=main.__doc__)
-    parser.add_argument("--out", default=str(DEFAULT), help="the .npz file to write")
-    parser.add_argument(
-        "--source",
-        nargs=3,
-        type=float,
-        metavar=("A", "B", "Z0"),
-        default=[default.a, default.b, default.z_0],
-        help="n(z) = z^A exp(-(z / Z0)^B)",
-    )
-    options = parser.parse_args(arguments)
-    emulator = SpectrumEmulator.build(SourceGalaxies(*options.source))
-    emulator.save(options.out)
-    rng = np.random.default_rng(0)
-    multipoles = np.exp(rng.uniform(*emulator.log_l[[0, -1]], 100))
-    theta = rng.uniform(emulator.low, emulator.high, (20, 3))
-    direct = [
-        convergence_spectrum(multipoles, (a, b, c), emulator.source) for a, b, c in theta.tolist()
-    ]
-    error = np.abs(emulator(multipoles, theta) / np.stack(direct) - 1)
-    print(f"wrote {options.out}; error of C_l at 20 random cosmologies: max {error.max():.2e}")
 
 
 if __name__ == "__main__":

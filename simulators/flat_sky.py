@@ -5,8 +5,9 @@ r"""A square, periodic piece of flat sky and its Fourier modes.
     \langle |\hat x_n|^2 \rangle = \frac{N^2}{A_{pix}} C_\ell, \qquad
     \xi(r) = \frac{1}{L^2} \sum_n C_n e^{i \ell_n r}
 
-with L the side, N pixels along it, A_pix a pixel's area. A spectrum symmetric under reflections and the exchange of
-axes is one number for each bin (i, j), N/2 >= i >= j >= 0, of wave numbers: all that isotropic fields need.
+with L the side, N pixels along it, A_pix a pixel's area. A spectrum that is symmetric under
+reflections and the exchange of axes is one number for each bin (i, j), N/2 >= i >= j >= 0, of wave
+numbers: all that isotropic fields need.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class FlatSky:
         return np.take(values, self._half_plane, axis=-1)
 
     def fold(self, values: Array) -> Array:
-        """Sums over the modes of rfft2 (..., N, N/2 + 1) and their conjugates, in each bin (..., bins)."""
+        """Sums over the modes of rfft2 (..., N, N/2 + 1) and their conjugates in each bin."""
         half = self.pixels // 2
         quadrant = values[..., : half + 1, :].copy()
         quadrant[..., 1:half, :] += values[..., :half:-1, :]

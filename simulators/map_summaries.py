@@ -5,7 +5,7 @@ r"""Summaries of maps: power spectrum, one-point distribution and peak counts.
     \hat p_b = \frac{\#\{x_{ij} \in b\}}{N^2 \Delta_b}, \qquad
     n_b = \#\{\text{local maxima} \in b\}
 
-Each takes maps (n, channels, N, N), periodic, and returns (n, channels * bins), one channel after another.
+Each takes periodic maps (n, channels, N, N) and returns (n, channels * bins), channel by channel.
 """
 
 from __future__ import annotations
@@ -35,9 +35,15 @@ def _bin_edges(edges: Array) -> Array:
 
 
 def multipole_edges(pixels: int, side_deg: float, bins: int = 12) -> Array:
-    """Edges (bins + 1,) from the fundamental to the Nyquist multipole, even in ln l, for `power_spectrum`."""
+    """Evenly spaced edges (bins + 1,) from the fundamental to the Nyquist multipole, included.
+
+    Raises:
+        ValueError: If the bins are narrower than the fundamental, and may be empty.
+    """
+    if not 1 <= bins < pixels // 2:
+        raise ValueError(f"bins must be 1 to {pixels // 2 - 1} for {pixels} pixels; got {bins}")
     fundamental = 360.0 / side_deg
-    return np.geomspace(0.999 * fundamental, 1.001 * fundamental * pixels / 2, bins + 1)
+    return fundamental * np.linspace(0.999, pixels / 2 + 0.001, bins + 1)
 
 
 def power_spectrum(maps: Array, side_deg: float, edges: Array | None = None) -> Array:
@@ -74,7 +80,7 @@ def power_spectrum(maps: Array, side_deg: float, edges: Array | None = None) -> 
 
 
 def _histogram(values: Array, edges: Array, weights: Array | None = None) -> Array:
-    """Counts (n, c, bins) of values (n, c, ...) in bins [a, b); what lies outside is not counted."""
+    """Counts (n, c, bins) of values (n, c, ...) in bins [a, b); what lies outside is left out."""
     n, c = values.shape[:2]
     bins = len(edges) - 1
     place = np.searchsorted(edges, values.reshape(n * c, -1), side="right")

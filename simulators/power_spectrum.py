@@ -1,13 +1,14 @@
 r"""The angular power spectrum of weak-lensing convergence in a flat universe of constant w.
 
 .. math::
-    C_\ell = \int \frac{d\chi}{\chi^2} W^2(\chi)\, P\!\left(\tfrac{\ell + 1/2}{\chi}, z\right), \quad
+    C_\ell = \int \frac{d\chi}{\chi^2} W^2(\chi)\,
+        P\!\left(\tfrac{\ell + 1/2}{\chi}, z\right), \quad
     W(\chi) = \frac{3 \Omega_m H_0^2}{2 c^2} \frac{\chi}{a}
         \int_\chi d\chi'\, n(\chi') \Bigl(1 - \frac{\chi}{\chi'}\Bigr)
 
-with P the halofit spectrum of an Eisenstein-Hu linear one, normalised to sigma_8 and grown by 2F1. Wave numbers
-are in h/Mpc, distances in Mpc/h; h, Omega_b and n_s are fixed, neutrinos massless, radiation and perturbations of
-dark energy left out.
+with P the halofit spectrum of an Eisenstein-Hu linear one, normalised to sigma_8 and grown by 2F1.
+Wave numbers are in h/Mpc, distances in Mpc/h; h, Omega_b and n_s are fixed, neutrinos massless,
+radiation and perturbations of dark energy left out.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ def growth(a: Array | float, Omega_m: float, w: float) -> Array:
         w: Equation of state of dark energy, negative.
 
     References:
-        | Cosmological Perturbations with a Cosmological Constant and Quintessence (Silveira & Waga, 1994)
-        | https://doi.org/10.1103/PhysRevD.50.4890
+        | Properties of the Exact Analytic Solution of the Growth Factor (Lee & Ng, 2010)
+        | https://arxiv.org/abs/0907.2108
     """
     a = np.asarray(a, dtype=float)
     first, second, third = -1 / (3 * w), (w - 1) / (2 * w), 1 - 5 / (6 * w)
@@ -168,14 +169,15 @@ class MatterSpectrum:
         """The nonlinear Delta^2 at wave number k [h/Mpc] and redshift z, which broadcast.
 
         References:
-            | Revising the Halofit Model for the Nonlinear Matter Power Spectrum (Takahashi et al., 2012)
+            | Revising the Halofit Model for the Nonlinear Matter Power Spectrum
+            | (Takahashi, Sato, Nishimichi, Taruya & Oguri, 2012)
             | https://arxiv.org/abs/1208.2701, appendix
         """
         k, z = np.asarray(k, dtype=float), np.asarray(z, dtype=float)
         D = growth(1 / (1 + z), self.Omega_m, self.w)
         linear = D**2 * self.linear(k)
         radius, effective = self._smoothing
-        # sigma(R) = 1 has no root once fluctuations are small; there k << k_sigma and any k_sigma does.
+        # sigma(R) = 1 has no root once fluctuations are small: there any k_sigma >> k does.
         where = np.clip(-2 * np.log(D), radius.x[0], radius.x[-1])
         y = k * np.exp(radius(where))
         n, C = np.moveaxis(effective(where), -1, 0)

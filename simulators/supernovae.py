@@ -104,9 +104,7 @@ def read_pantheon(folder: str | Path) -> dict[str, Array]:
         count, *entries = np.loadtxt(systematics)
         systematic = np.array(entries).reshape(int(count), int(count))
     except (ValueError, IndexError) as error:
-        raise ValueError(
-            f"{folder} is not readable as Pantheon files ({error}): {SOURCE}"
-        ) from None
+        raise ValueError(f"the files in {folder} are not Pantheon's ({error}): {SOURCE}") from None
     if len(columns) != len(systematic):
         raise ValueError(
             f"{parameters} has {len(columns)} supernovae, but {systematics} is for "
@@ -237,7 +235,9 @@ class Supernovae(Simulator):
         centres = low + (high - low) * (np.arange(cells)[:, None] + 0.5) / cells
         axes = tuple(centres.T)
         theta = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
-        log_p = np.stack([self.log_likelihood(x, row) for row in theta])
+        parts = np.array_split(theta.reshape(-1, len(axes)), -(-theta.size // 1000))
+        log_p = np.concatenate([self.log_likelihood(x, part) for part in parts])
+        log_p = log_p.reshape(theta.shape[:-1])
         mass = np.exp(log_p - log_p.max())
         return GridPosterior(axes, mass / mass.sum())
 

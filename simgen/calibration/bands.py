@@ -32,7 +32,7 @@ class Band:
 
 
 def ecdf_grid(draws: int) -> np.ndarray:
-    """The thresholds g (K,) at which ranks 0 ... draws are counted: whole numbers in 1 ... draws."""
+    """The thresholds g (K,), whole numbers in 1 ... draws, at which ranks are counted."""
     return np.unique(np.round(np.linspace(0, draws + 1, POINTS + 2)).astype(int))[1:-1]
 
 
@@ -62,7 +62,9 @@ def _inside(n: int, z: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
 def band_p_value(ranks: np.ndarray, draws: int) -> float:
     r"""p-value of the point of the empirical distribution that strays furthest from uniform.
 
-    .. math:: \gamma = \min_k 2 \min\{P(X_k \le x_k), P(X_k \ge x_k)\}, \qquad p = P(\min_k \ldots \le \gamma)
+    .. math::
+        \gamma = \min_k 2 \min\{P(X_k \le x_k), P(X_k \ge x_k)\}, \qquad
+        p = P(\gamma \text{ of uniform ranks} \le \gamma)
 
     Arguments:
         ranks: Whole numbers in 0 ... draws, shape (n,).
@@ -88,7 +90,7 @@ def band_p_value(ranks: np.ndarray, draws: int) -> float:
 
 @lru_cache(maxsize=64)
 def band(n: int, draws: int, alpha: float = 0.05) -> Band:
-    """The band that the empirical distribution of n uniform ranks leaves with probability at most alpha.
+    """The band that n uniform ranks leave anywhere with probability at most alpha.
 
     Arguments:
         n: The number of pairs.

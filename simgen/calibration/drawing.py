@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["Draws", "draw"]
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +14,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from ..samples import sample
+
 _NUMBERS = 4_000_000  # in one batch of draws
 _LARGEST = 512
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Of the pairs in ``rows``: draws (S, B, *event), truth (B, *event), log q (S, B) and (B,) or None."""
+    """Of the pairs in ``rows``: draws (S, B, *event), truth (B, *event), log q of both or None."""
 
     rows: slice
     draws: Tensor
@@ -70,10 +71,11 @@ def draw(
                 q = _single(conditional, {k: v[i] for k, v in part.items()}, event)
                 singles.append(_values(q, y[i : i + 1], (draws, 1), batch_seed + i))
             theta = torch.cat([s[0] for s in singles], 1)
-            densities = [s[1:] for s in singles]
-            known = all(d[0] is not None for d in densities)
-            log_q = torch.cat([d[0] for d in densities], 1) if known else None
-            log_q_truth = torch.cat([d[1] for d in densities]) if known else None
+            log_qs = [s[1] for s in singles if s[1] is not None]
+            log_q_truths = [s[2] for s in singles if s[2] is not None]
+            known = len(log_qs) == count
+            log_q = torch.cat(log_qs, 1) if known else None
+            log_q_truth = torch.cat(log_q_truths) if known else None
         else:
             shape = (draws,) if found.batch_shape else (draws, count)
             theta, log_q, log_q_truth = _values(found, y, shape, batch_seed)
@@ -92,7 +94,7 @@ def _call(conditional: Callable[..., Any], given: Mapping[str, Tensor]) -> Any:
 
 
 def _shaped(q: Any, lead: tuple[int, ...], event: tuple[int, ...]) -> Distribution | None:
-    """q as a distribution with batch shape `lead` and this event shape; None if it is none."""
+    """The answer as a distribution of these batch and event shapes; None if it is none."""
     if not hasattr(q, "sample") or not hasattr(q, "batch_shape"):
         raise TypeError(
             f"the conditional must return a torch Distribution; it returned {type(q).__name__}"
@@ -174,12 +176,7 @@ def _values(
     if len(shape) == 2 and q.batch_shape:
         shape = shape[:1]
     with torch.no_grad():
-        if "seed" in inspect.signature(q.sample).parameters:
-            theta = q.sample(shape, seed=seed)
-        else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                theta = q.sample(shape)
+        theta = sample(q, shape, seed)
         theta = theta.cpu()
         if getattr(q, "density", "exact") is None:
             return theta, None, None

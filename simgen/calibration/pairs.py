@@ -55,15 +55,19 @@ def select(
         DatasetError: If there are no rows that the model was not trained on.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(ROWS,)))
+    notes: tuple[str, ...] = ()
     if isinstance(dataset, Mapping):
         dataset = {k: np.asarray(v) for k, v in dataset.items()}
         counts = {k: len(v) for k, v in dataset.items()}
         if len(set(counts.values())) != 1:
             raise ValueError(f"the fields differ in their number of rows: {counts}")
-        rows, source, notes = np.arange(max(counts.values())), "all rows given", ()
+        rows, source = np.arange(max(counts.values())), "all rows given"
         names, columns = tuple(dataset), {}
     else:
         dataset, rows, source, notes = _unseen(dataset, provenance)
+        rounds = dataset.provenance.get("rounds") or ()
+        if len(rounds) > 1:  # later rounds do not follow the prior
+            rows = rows[rows < rounds[1]["first"]]
         names = tuple(dataset.fields)
         field = dataset.fields.get("theta")
         columns = {k: i for i, k in enumerate(field.names or ())} if field is not None else {}
@@ -86,7 +90,8 @@ def _stored(expression: Expression, names: Sequence[str], columns: Mapping[str, 
         if name not in names and name not in columns:
             there = ", ".join(dict.fromkeys((*names, *columns)))
             raise ValueError(
-                f"no field {name!r} in the dataset (expression {str(expression)!r}); there are: {there}"
+                f"no field {name!r} in the dataset (expression {str(expression)!r}); "
+                f"there are: {there}"
             )
         wanted.append(name if name in names else "theta")
     wanted += [f"{k}_length" for k in expression.given if f"{k}_length" in names]
@@ -152,8 +157,8 @@ def _unseen(
         from ..dataset import DatasetError
 
         raise DatasetError(
-            f"the model was trained on every row of {dataset.path}: simulate fresh ones with another seed, "
-            "extend the dataset, or fit with split=(0.8, 0.1, 0.1)"
+            f"the model was trained on every row of {dataset.path}: simulate fresh ones with "
+            "another seed, extend the dataset, or fit with split=(0.8, 0.1, 0.1)"
         )
     note = "validation rows chose when training stopped, so they flatter the model a little"
     return dataset, rows, "validation rows of the training dataset (it has no test rows)", (note,)
@@ -173,6 +178,7 @@ def _accept(weight: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     weight = weight.reshape(len(weight)).astype(float)
     if (weight < 0).any() or not weight.max() > 0:
         raise ValueError(
-            "calibrate needs weights that are not negative: ranks of rows with negative weight have no meaning"
+            "calibrate needs weights that are not negative, and one that is positive: the rank "
+            "of a row of negative weight has no meaning"
         )
     return rng.random(len(weight)) * weight.max() < weight

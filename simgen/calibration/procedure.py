@@ -12,7 +12,8 @@ from __future__ import annotations
 
 __all__ = ["calibrate"]
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ import torch
 from torch import Tensor
 
 from ..expression import parse
-from ..progress import Bar
 from .contraction import UNINFORMATIVE, contraction, information
 from .coverage import count_denser
 from .dependence import rank_dependence
@@ -30,7 +30,7 @@ from .ranks import count_below
 from .regression import Prediction, predict
 from .statistics import Statistics
 from .tarp import count_closer, reference_points
-from .uniformity import Uniformity, randomised_ranks, assess
+from .uniformity import Uniformity, assess, randomised_ranks
 from .verdict import Verdict, holm
 
 FEWEST = 20
@@ -93,8 +93,8 @@ def calibrate(
     pairs = select(dataset, parsed, provenance, n, seed)
     if len(pairs) < FEWEST:
         raise ValueError(
-            f"calibrate needs at least {FEWEST} pairs that the model was not trained on; found {len(pairs)} "
-            f"({pairs.source}): simulate more"
+            f"calibrate needs at least {FEWEST} pairs that the model was not trained on; found "
+            f"{len(pairs)} ({pairs.source}): simulate more"
         )
     names = getattr(conditional, "names", None) or pairs.names
     quantities = Statistics(pairs.truth, tuple(names), statistics, seed)
@@ -141,13 +141,13 @@ def _draw(
     rng: np.random.Generator,
     progress: bool,
 ) -> dict[str, Any]:
-    """Ranks of every check: "ranks" (n, k), "coverage" (n,), "tarp" (m,); and variances (n, k), log_q (n,)."""
+    """Ranks of every check, (n, k) or (n,), variances of the draws (n, k), log q (n,)."""
     reference = torch.as_tensor(reference_points(prediction, rng))
     scale = torch.as_tensor(prediction.scale)
     parts: dict[str, list[Any]] = {
         k: [] for k in ("ranks", "coverage", "tarp", "variance", "log_q")
     }
-    with Bar("calibrating", len(pairs), progress) as bar:
+    with _advancing(len(pairs), progress) as advance:
         for batch in draw(conditional, pairs.truth, pairs.given, draws, seed):
             values = quantities(batch.draws).double()
             truth = quantities(batch.truth).double()
@@ -160,7 +160,7 @@ def _draw(
                     _ranked(count_denser(batch.log_q, batch.log_q_truth), rng)
                 )
                 parts["log_q"].append(batch.log_q_truth.numpy())
-            bar.advance(len(truth))
+            advance(len(truth))
     found: dict[str, Any] = {k: np.concatenate(v) if v else None for k, v in parts.items()}
     found["tarp"] = found["tarp"][prediction.rows]
     return found
@@ -273,3 +273,17 @@ def _kept(found: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, dict[st
         if found[check] is not None:
             ranks[check] = {"": found[check].tolist()}
     return ranks
+
+
+@contextmanager
+def _advancing(total: int, show: bool) -> Iterator[Callable[[int], None]]:
+    """Progress over pairs, on a terminal only."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(
+        console=console, transient=True, disable=not (show and console.is_terminal)
+    ) as bar:
+        task = bar.add_task("calibrating", total=total)
+        yield lambda count: bar.advance(task, count)

@@ -1,7 +1,7 @@
-r"""Simulation-based calibration: the rank of the truth among the posterior's draws, quantity by quantity.
+r"""Simulation-based calibration: the rank of the truth among the draws.
 
 .. math::
-    r_i = \#\{s : \vartheta_{is} < \vartheta_i^*\}, \qquad \vartheta_{is} \sim q(\vartheta \mid x_i)
+    r_i = \#\{s : \vartheta_{is} < \vartheta_i^*\}, \quad \vartheta_{is} \sim q(\vartheta \mid x_i)
 
 Uniform over 0 ... S if q is the posterior; also if q is the prior, which is why it does not stand
 alone.

@@ -14,6 +14,7 @@ __all__ = ["Prediction", "predict", "summaries"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,7 +25,7 @@ PROJECTIONS = 32
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of quantities (n, k) from x: ``mean``, error ``scale``, ``median`` of what was predicted before; all (n, k).
+    """Of quantities from x: ``mean``, error ``scale``, ``median`` of the past means; all (n, k).
 
     The first pairs only teach: their rows are NaN in mean.
     """
@@ -64,7 +65,7 @@ def _field_summaries(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def summaries(given: Mapping[str, np.ndarray], seed: int = 0) -> np.ndarray:
-    """Standardised features h(x) (n, p) of the given fields, and their squares when they are few."""
+    """Standardised features h(x) (n, p) of the given fields; of few, their squares too."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(11,)))
     h = np.concatenate([_field_summaries(x, rng) for x in given.values()], 1)
     low, center, high = np.quantile(h, [0.16, 0.5, 0.84], axis=0)
@@ -77,7 +78,7 @@ def summaries(given: Mapping[str, np.ndarray], seed: int = 0) -> np.ndarray:
 
 
 def _ridge(h: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coefficients (p, k), means of h, and errors (k,), the penalty by generalised cross-validation."""
+    """Coefficients (p, k), means of h, errors (k,); penalty by generalised cross-validation."""
     n, center = len(h), h.mean(0)
     left, s, right = np.linalg.svd(h - center, full_matrices=False)
     inner = left.T @ (y - y.mean(0))
@@ -100,7 +101,7 @@ def _ridge(h: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def predict(given: Mapping[str, np.ndarray], values: np.ndarray, seed: int = 0) -> Prediction:
-    """Predicts quantities (n, k) from the given fields, each block of pairs by the pairs before it.
+    """Predicts quantities (n, k) from the given fields, each pair by the pairs before it.
 
     Arguments:
         given: Arrays (n, ...) by name; empty for none, which predicts the mean.
@@ -112,7 +113,7 @@ def predict(given: Mapping[str, np.ndarray], values: np.ndarray, seed: int = 0) 
     h = summaries(given, seed) if given else np.zeros((n, 1))
     mean, scale, median = (np.full((n, k), np.nan) for _ in range(3))
     edges = np.linspace(0, n, BLOCKS + 1).round().astype(int)
-    for start, stop in zip(edges[1:-1], edges[2:]):
+    for start, stop in pairwise(edges[1:]):
         past, y_past = h[:start], y[:start]
         coefficients, center, error = _ridge(past, y_past)
         intercept = y_past.mean(0)

@@ -1,4 +1,4 @@
-r"""The quantities of a target that are ranked: its columns, given statistics, or random projections.
+r"""Quantities of a target to be ranked: its columns, given statistics, random projections.
 
 .. math:: g_j(y) = w_j \cdot \frac{y - m}{s}, \qquad w_j \sim \mathcal N(0, I / d)
 
@@ -51,11 +51,12 @@ class Statistics:
             self.weights = weights / torch.where(scale > 0, scale, 1.0)[:, None]
             self.names = tuple(f"projection_{i}" for i in range(PROJECTIONS))
             self.notes = (
-                f"the target has {size} numbers: {PROJECTIONS} random projections of it were ranked",
+                f"the target has {size} numbers: {PROJECTIONS} random projections were ranked",
             )
         self.truth = self(torch.as_tensor(np.ascontiguousarray(truth))).double().numpy()
 
     def __call__(self, y: Tensor) -> Tensor:
+        """The quantities of targets (..., *event), shape (..., k)."""
         if self.functions is not None:
             lead = y.shape[: y.dim() - self.axes]
             columns = []
@@ -63,8 +64,8 @@ class Statistics:
                 value = torch.as_tensor(function(y))
                 if value.shape != lead:
                     raise ValueError(
-                        f"statistic {name!r} must map (..., *event) to (...): of {tuple(y.shape)} it made "
-                        f"{tuple(value.shape)}, wanted {tuple(lead)}"
+                        f"statistic {name!r} must map (..., *event) to (...): of "
+                        f"{tuple(y.shape)} it made {tuple(value.shape)}, not {tuple(lead)}"
                     )
                 columns.append(value)
             return torch.stack(columns, -1)

@@ -20,7 +20,7 @@ from .regression import Prediction
 
 
 def reference_points(prediction: Prediction, rng: np.random.Generator) -> np.ndarray:
-    """Reference points r (n, k), in the units of the quantities; NaN where there is no prediction."""
+    """Reference points r (n, k); NaN where there is no prediction."""
     noise = rng.standard_normal(prediction.mean.shape)
     return prediction.mean + prediction.scale * noise
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..field import Field
+from .spline import MaskedSpline
 
 Given = tuple[Tensor | None, Tensor | None]
 """What a model is given: a context vector (n, c), and a context map on the target's grid."""
@@ -41,7 +42,8 @@ class Flow:
         hidden: Widths of the network of each transformation.
         bins: Pieces of a spline.
         permute: Whether variables stand in another random order in each transformation.
-        conditional_base: Whether mean and deviation of the base density depend on the context.
+        linear: Whether an affine map, its shift linear in the context, comes first: the base density is then a
+            linear-Gaussian model of the target, as good as least squares makes it.
 
     References:
         | Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
@@ -54,7 +56,7 @@ class Flow:
     hidden: tuple[int, ...] | None = None
     bins: int = 8
     permute: bool = True
-    conditional_base: bool = False
+    linear: bool = True
 
     def __post_init__(self) -> None:
         if self.transform not in _KINDS:
@@ -79,18 +81,98 @@ class Flow:
         return FlowModule(self, target.size, sum(f.size for f in given.values()))
 
 
-class _Base(nn.Module):
-    """A diagonal normal base density whose mean and deviation depend on the context."""
+class MaskedAffine(nn.Module):
+    """zuko's masked affine transformation: y_i = x_i exp(s_i) + m_i, s and m of the variables before i.
+
+    Arguments:
+        features: Number of variables d.
+        context: Length of the context vector.
+        passes: Groups of variables: d for autoregressive, 2 for coupling.
+        order: The order of the variables.
+        hidden: Widths of the network.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        context: int,
+        passes: int | None,
+        order: Tensor,
+        hidden: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        self.lazy = zuko.flows.MaskedAutoregressiveTransform(
+            features, context, passes=passes, order=order, hidden_features=hidden
+        )
+
+    def call_and_ladj(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        """y (n, d) and log |det dy/dx| (n,) of x (n, d) given contexts (n, c)."""
+        return self.lazy(c).call_and_ladj(x)
+
+    def inverse(self, y: Tensor, c: Tensor | None) -> Tensor:
+        """x (n, d) of y (n, d)."""
+        return self.lazy(c).inv(y)
+
+
+def _order(features: int, i: int, permute: bool) -> Tensor:
+    """The order of the variables in transformation i: every second one turns the one before it round."""
+    order = torch.arange(features)
+    if permute:
+        generator = torch.Generator().manual_seed(i // 2)
+        order = torch.randperm(features, generator=generator)
+    return features - 1 - order if i % 2 else order
+
+
+class LinearGaussian(nn.Module):
+    r"""An affine map whose shift is linear in the context: y = L (z - A c - b), L lower triangular.
+
+    Started from least squares on training rows, with L the inverse Cholesky factor of the residuals' covariance, it
+    makes a linear-Gaussian problem exact before training, and leaves to the transformations what is not.
+
+    Arguments:
+        features: Number of variables k.
+        context: Length of the context vector c.
+    """
 
     def __init__(self, features: int, context: int) -> None:
         super().__init__()
-        self.net = zuko.nn.MLP(context, 2 * features, (32,), activation=nn.SiLU)
-        nn.init.zeros_(self.net[-1].weight)
-        nn.init.zeros_(self.net[-1].bias)
+        self.weight = nn.Parameter(torch.zeros(context, features))
+        self.bias = nn.Parameter(torch.zeros(features))
+        self.lower = nn.Parameter(torch.zeros(features, features))
+        self.log_diagonal = nn.Parameter(torch.zeros(features))
 
-    def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        loc, log_scale = self.net(context).chunk(2, -1)
-        return loc, log_scale / (1 + log_scale.abs() / 4)
+    @torch.no_grad()
+    def initialise(self, z: Tensor, context: Tensor) -> None:
+        """Solves the regression of z (n, k) on contexts (n, c)."""
+        z, c = z.double(), context.double()
+        n = len(z)
+        mean_z, mean_c = z.mean(0), c.mean(0)
+        gram = (c - mean_c).T @ (c - mean_c) / n
+        ridge = 1e-6 * gram.diagonal().mean().clamp(min=1e-12)
+        eye = torch.eye(len(gram), dtype=c.dtype, device=c.device)
+        weight = torch.linalg.solve(gram + ridge * eye, (c - mean_c).T @ (z - mean_z) / n)
+        residual = z - mean_z - (c - mean_c) @ weight
+        covariance = residual.T @ residual / n
+        eye = torch.eye(len(covariance), dtype=c.dtype, device=c.device)
+        factor = torch.linalg.cholesky(covariance + 1e-6 * eye)
+        inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
+        self.weight.copy_(weight)
+        self.bias.copy_(mean_z - mean_c @ weight)
+        self.log_diagonal.copy_(inverse.diagonal().log())
+        self.lower.copy_(inverse.tril(-1))
+
+    def _matrix(self) -> Tensor:
+        return self.lower.tril(-1) + torch.diag(self.log_diagonal.exp())
+
+    def call_and_ladj(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        """y (n, k) and log |det| of x (n, k) given contexts (n, c)."""
+        shift = torch.addmm(self.bias, c, self.weight)
+        return (x - shift) @ self._matrix().t(), self.log_diagonal.sum()
+
+    def inverse(self, y: Tensor, c: Tensor | None) -> Tensor:
+        """x (n, k) of y (n, k)."""
+        x = torch.linalg.solve_triangular(self._matrix(), y.t(), upper=False).t()
+        return x + torch.addmm(self.bias, c, self.weight)
 
 
 class FlowModule(nn.Module):
@@ -102,30 +184,24 @@ class FlowModule(nn.Module):
         super().__init__()
         self.features = features
         kind, count, hidden = _defaults(settings, features)
-        shapes: list[tuple[int, ...]] = [(), ()]
-        univariate: Any = zuko.transforms.MonotonicAffineTransform
-        if kind.startswith("spline"):
-            univariate = zuko.transforms.MonotonicRQSTransform
-            shapes = [(settings.bins,), (settings.bins,), (settings.bins - 1,)]
-        layers = []
+        passes = 2 if kind.endswith("coupling") else None
+        layers: list[nn.Module] = []
+        if settings.linear and context:
+            layers.append(LinearGaussian(features, context))
         for i in range(count):
-            order = torch.randperm(features) if settings.permute else torch.arange(features)
-            if i % 2 and not settings.permute:
-                order = order.flip(0)
-            layers.append(
-                zuko.flows.MaskedAutoregressiveTransform(
-                    features,
-                    context,
-                    passes=2 if kind.endswith("coupling") else None,
-                    order=order,
-                    univariate=univariate,
-                    shapes=shapes,
-                    hidden_features=hidden,
-                    activation=nn.SiLU,
+            order = _order(features, i, settings.permute)
+            if kind.startswith("spline"):
+                layers.append(
+                    MaskedSpline(features, context, settings.bins, passes, order, hidden)
                 )
-            )
+            else:
+                layers.append(MaskedAffine(features, context, passes, order, hidden))
         self.layers = nn.ModuleList(layers)
-        self.base = _Base(features, context) if settings.conditional_base and context else None
+
+    def initialise(self, target: Tensor, given: Given) -> None:
+        """Starts the linear layer, where there is one, from training rows."""
+        if isinstance(self.layers[0], LinearGaussian) and given[0] is not None:
+            self.layers[0].initialise(target, given[0])
 
     def loss(self, target: Tensor, given: Given) -> Tensor:
         """-log p(target | given) of each row, in nats: target (n, k) → (n,)."""
@@ -136,24 +212,17 @@ class FlowModule(nn.Module):
         return FlowDistribution(self, given[0])
 
     def log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """log p(z | context), shape (n,)."""
+        """log p(z | context), shape (n,), of z (n, k)."""
         total = z.new_zeros(z.shape[:-1])
         for layer in self.layers:
-            z, ladj = layer(context).call_and_ladj(z)
+            z, ladj = layer.call_and_ladj(z, context)
             total = total + ladj
-        if self.base is not None:
-            loc, log_scale = self.base(context)
-            z = (z - loc) * torch.exp(-log_scale)
-            total = total - log_scale.sum(-1)
         return total - 0.5 * (z.square().sum(-1) + self.features * math.log(2 * math.pi))
 
     def transport(self, noise: Tensor, context: Tensor | None) -> Tensor:
         """Maps standard normal noise (n, k) to draws of z."""
-        if self.base is not None:
-            loc, log_scale = self.base(context)
-            noise = noise * log_scale.exp() + loc
         for layer in reversed(self.layers):
-            noise = layer(context).inv(noise)
+            noise = layer.inverse(noise, context)
         return noise
 
 
@@ -170,11 +239,13 @@ class FlowDistribution(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(z), shape (...)."""
-        return self.module.log_prob(value, self._context(value))
+        flat, context = self._flat(value)
+        return self.module.log_prob(flat, context).view(value.shape[:-1])
 
     def transport(self, noise: Tensor) -> Tensor:
         """Maps noise (..., k) ~ N(0, I) to draws."""
-        return self.module.transport(noise, self._context(noise))
+        flat, context = self._flat(noise)
+        return self.module.transport(flat, context).view(noise.shape)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draws (*sample_shape, *batch, k)."""
@@ -187,10 +258,12 @@ class FlowDistribution(Distribution):
         with torch.no_grad():
             return self.rsample(sample_shape)
 
-    def _context(self, value: Tensor) -> Tensor | None:
+    def _flat(self, value: Tensor) -> tuple[Tensor, Tensor | None]:
+        flat = value.reshape(-1, value.shape[-1])
         if self.context is None:
-            return None
-        return self.context.expand(*value.shape[:-1], -1)
+            return flat, None
+        context = self.context.expand(*value.shape[:-1], -1)
+        return flat, context.reshape(-1, context.shape[-1])
 
 
 def _defaults(settings: Flow, features: int) -> tuple[str, int, tuple[int, ...]]:

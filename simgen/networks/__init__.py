@@ -5,7 +5,7 @@ from .convolutional import ConvEncoder
 from .mlp import MLP, ResMLP
 from .series import SeriesEncoder
 from .sets import SetEncoder
-from .summaries import Summaries
+from .vectors import VectorEncoder
 
 __all__ = [
     "MLP",
@@ -14,6 +14,6 @@ __all__ = [
     "ResMLP",
     "SeriesEncoder",
     "SetEncoder",
-    "Summaries",
+    "VectorEncoder",
     "build",
 ]

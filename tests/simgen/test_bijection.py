@@ -66,7 +66,9 @@ def test_factor_with_cdf_becomes_standard_normal(factor):
     theta = columns(u)
     pushed = factor.log_prob(theta.float()).double().squeeze(-1)
     pushed = pushed + columns.log_abs_det_jacobian(u, theta)
-    if isinstance(factor, Gamma | Beta):  # no quantile function: the density only integrates to one
+    if isinstance(
+        factor, Gamma | Beta
+    ):  # no quantile function: the density only integrates to one
         total = torch.trapezoid(pushed.exp(), u.squeeze(-1))
         assert abs(float(total) - 1) < 0.05
     else:

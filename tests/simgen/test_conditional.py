@@ -92,7 +92,7 @@ def test_density_integrates_to_one_over_the_box(posterior):
     n = 200
     axis = (torch.arange(n) + 0.5) / n
     grid = torch.cartesian_prod(axis, axis)
-    total = posterior(np.full(2, 0.5)).log_prob(grid).exp().mean()
+    total = posterior(np.array([0.0, 1.0])).log_prob(grid).exp().mean()
     assert abs(float(total) - 1) < 0.03
 
 
@@ -104,7 +104,8 @@ def test_numpy_and_double_and_gradient(posterior):
     step = torch.tensor([1e-3, 0.0], dtype=torch.float64)
     q = posterior(np.zeros(2))
     difference = (q.log_prob(theta + step) - q.log_prob(theta - step)) / 2e-3
-    assert abs(float(difference - gradient[0])) < 0.05 * max(1, abs(float(gradient[0])))
+    difference = float(difference.detach())
+    assert abs(difference - float(gradient[0])) < 0.05 * max(1, abs(float(gradient[0])))
 
 
 def test_a_sample_is_repeatable_and_independent_of_the_global_stream(posterior):
@@ -222,7 +223,7 @@ def test_independent_events(tmp_path):
         prior=simgen.Prior(mu=Uniform(-1.0, 1.0)),
         declared={"x": simgen.Field((20, 1), "set", iid=True)},
     )
-    c = simgen.fit("x | theta", dataset, FLOW, max_epochs=15, progress=False)
+    c = simgen.fit("x | theta", dataset, FLOW, max_epochs=100, progress=False)
     q = c(np.array([0.3]))
     assert q.event_shape == (20, 1) and q.sample((3,), seed=0).shape == (3, 20, 1)
     events = torch.linspace(-0.5, 1.0, 7)[:, None]

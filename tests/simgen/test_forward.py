@@ -38,7 +38,9 @@ class Mine(simgen.Simulator):
 
 
 def test_streams_are_disjoint_and_repeatable():
-    draws = {(s, p, i): stream(s, p, i).random() for s in (0, 1) for p in (0, 1, 2) for i in (0, 1)}
+    draws = {
+        (s, p, i): stream(s, p, i).random() for s in (0, 1) for p in (0, 1, 2) for i in (0, 1)
+    }
     assert len(set(draws.values())) == len(draws)
     assert stream(0, 2, 1).random() == draws[0, 2, 1]
 

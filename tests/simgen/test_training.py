@@ -28,9 +28,7 @@ def gaussian(n=N, seed=0):
 def exact(x, a):
     precision = np.eye(2) + a.T @ a / 0.25
     covariance = np.linalg.inv(precision)
-    return MultivariateNormal(
-        torch.tensor(covariance @ a.T @ x / 0.25), torch.tensor(covariance)
-    )
+    return MultivariateNormal(torch.tensor(covariance @ a.T @ x / 0.25), torch.tensor(covariance))
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +79,6 @@ def test_fit_leaves_the_global_stream_alone(dataset):
     assert torch.equal(torch.rand(2), expected)
 
 
-class Stop(Exception):
-    pass
-
-
 @pytest.mark.parametrize("after", [1, 17, 40])
 def test_resume_is_bit_equal(dataset, tmp_path, monkeypatch, after):
     settings = {"model": simgen.Flow(**SMALL), "seed": 1, "max_epochs": 4}
@@ -106,7 +100,8 @@ def test_resume_is_bit_equal(dataset, tmp_path, monkeypatch, after):
     monkeypatch.undo()
     resumed = simgen.fit("theta | x", dataset, **settings, checkpoint=path)
     for key, value in whole.pipeline.state_dict().items():
-        assert torch.equal(value, resumed.pipeline.state_dict()[key]), key
+        other = resumed.pipeline.state_dict()[key]
+        torch.testing.assert_close(value, other, rtol=0, atol=0, equal_nan=True)
     assert resumed.history["validation_loss"] == whole.history["validation_loss"]
 
 
@@ -160,13 +155,16 @@ def test_unconditional_density(dataset):
 
 
 def test_marginal_posterior_of_one_parameter(dataset):
-    marginal = simgen.fit("b | x", dataset, simgen.Flow(**SMALL), max_epochs=30)
-    _, x, a = gaussian(1, seed=3)
-    q, p = marginal(x[0]), exact(x[0].astype(float), a)
+    marginal = simgen.fit("b | x", dataset, simgen.Flow(**SMALL), max_epochs=80)
+    _, x, a = gaussian(200, seed=3)
+    q = marginal(x)
     assert q.event_shape == (1,) and marginal.names == ("b",)
-    draws = q.sample((4000,), seed=0)
-    assert abs(float(draws.mean() - p.mean[1])) < 0.06
-    assert abs(float(draws.std() / p.stddev[1]) - 1) < 0.12
+    draws = q.sample((1000,), seed=0)
+    exacts = [exact(row.astype(float), a) for row in x]
+    mean = torch.stack([p.mean[1] for p in exacts])
+    sd = float(exacts[0].stddev[1])
+    assert float((draws.mean(0)[:, 0] - mean).abs().mean()) < 0.15 * sd
+    assert abs(float(draws.std(0).mean()) / sd - 1) < 0.1
 
 
 def test_own_embedding_is_copied(dataset, tmp_path):

@@ -7,6 +7,7 @@ import torch
 
 from simgen.field import Field
 from simgen.models import Flow
+from simgen.models.flow import LinearGaussian
 
 KINDS = ["spline", "affine", "coupling", "spline-coupling"]
 
@@ -26,7 +27,7 @@ def build(kind, features=2, context=3, **settings):
 @pytest.mark.parametrize("features", [1, 2, 5])
 @pytest.mark.parametrize("context", [0, 3])
 def test_transport_inverts_the_density_map(kind, features, context):
-    module = build(kind, features, context, conditional_base=bool(context)).double()
+    module = build(kind, features, context, linear=bool(context)).double()
     given = (torch.randn(7, context).double() if context else None, None)
     q = module.distribution(given)
     noise = torch.randn(7, features, dtype=torch.float64)
@@ -43,7 +44,7 @@ def test_transport_inverts_the_density_map(kind, features, context):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("base", [False, True])
 def test_density_integrates_to_one(kind, base):
-    module = build(kind, conditional_base=base)
+    module = build(kind, linear=base)
     axis = torch.linspace(-12, 12, 400)
     grid = torch.cartesian_prod(axis, axis)
     with torch.no_grad():
@@ -54,7 +55,7 @@ def test_density_integrates_to_one(kind, base):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_reach_every_parameter(kind):
-    module = build(kind, 4, conditional_base=True)
+    module = build(kind, 4)
     module.loss(torch.randn(64, 4), (torch.randn(64, 3), None)).mean().backward()
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
@@ -79,3 +80,18 @@ def test_bad_settings():
         Flow(hiden=(3,))
     with pytest.raises(ValueError, match="models vectors"):
         Flow().build(Field((1, 8, 8), "image"), {})
+
+
+def test_linear_gaussian_start_is_the_exact_posterior():
+    torch.manual_seed(0)
+    c = torch.randn(20_000, 3)
+    a = torch.tensor([[1.0, 0.0], [0.5, 2.0], [0.0, -1.0]])
+    factor = torch.tensor([[0.3, 0.0], [0.2, 0.1]])
+    z = c @ a + 1.0 + torch.randn(20_000, 2) @ factor.T
+    layer = LinearGaussian(2, 3)
+    layer.initialise(z, c)
+    with torch.no_grad():
+        noise, ladj = layer.call_and_ladj(z, c)
+    assert (noise.T.cov() - torch.eye(2)).abs().max() < 1e-3 and noise.mean(0).abs().max() < 1e-4
+    assert abs(float(ladj) + float(factor.diagonal().log().sum())) < 0.02
+    torch.testing.assert_close(layer.inverse(noise, c).detach(), z, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,387 @@
+"""The `simgen` command: a verb for each thing that the library does, thin over its functions.
+
+Nothing heavy is imported before a verb runs.
+"""
+
+from __future__ import annotations
+
+__all__ = ["app", "main"]
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .terminal import display, end, say, show
+
+app = typer.Typer(
+    name="simgen",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Name = Annotated[
+    str,
+    typer.Argument(metavar="SIMULATOR", help="A preset, module:attribute or file.py:attribute."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting; may be repeated."),
+]
+Given = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="OBS",
+        help="The observation: a .npy, .npz, .csv or .json file, a row of a dataset as DIR:ROW, "
+        "or numbers with commas; FIELD=... says which field, where there are several.",
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
+Workers = Annotated[int, typer.Option("-w", "--workers", help="Worker processes.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        say(f"simgen {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Simulate, learn, infer, and check the answer."""
+
+
+@app.command("simulate")
+def simulate_(
+    name: Name,
+    n: Annotated[int, typer.Option("-n", "--rows", help="Rows the dataset is to have.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The dataset.")],
+    workers: Workers = 1,
+    seed: Seed = 0,
+    part: Annotated[
+        str | None, typer.Option(metavar="K/N", help="The K-th of N commands that share the run.")
+    ] = None,
+    chosen: Settings = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Store this field and x only; may be repeated.")
+    ] = None,
+    block: Annotated[int, typer.Option(help="Rows a block.")] = 256,
+    retries: Annotated[int, typer.Option(help="Repeats of a call that raises.")] = 0,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that a call may take.")] = None,
+    max_failures: Annotated[
+        float | None, typer.Option(help="Stop after so many failed rows, or such a share.")
+    ] = None,
+) -> None:
+    """Fill a dataset; run again, resume or extend it."""
+    from . import arguments
+    from .simulation import simulate
+
+    dataset = simulate(
+        arguments.simulator(name, arguments.settings(chosen or [])),
+        n,
+        out,
+        seed=seed,
+        workers=workers,
+        part=part,
+        block=block,
+        keep=keep,
+        retries=retries,
+        timeout=timeout,
+        max_failures=max_failures,
+    )
+    failed = int((dataset.status != 0).sum())
+    say(f"{dataset!r}{f'; {failed} failed' if failed else ''}")
+
+
+@app.command("fit")
+def fit_(
+    expression: Annotated[str, typer.Argument(help='"theta | x", "x | theta", "x" ...')],
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="The dataset.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The model.")],
+    model: Annotated[str, typer.Option(help="The family of models.")] = "flow",
+    chosen: Settings = None,
+    split: Annotated[
+        str, typer.Option(help="Shares of rows to train, validate and test.")
+    ] = "0.9,0.1,0",
+    seed: Seed = 0,
+    max_epochs: Annotated[int | None, typer.Option(help="Passes over the rows.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The peak learning rate.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Wall time over all restarts: 90s, 10min, 2h.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="State to resume from; FILE.checkpoint unless said."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+) -> None:
+    """Learn a distribution; run again, resume."""
+    from . import arguments
+
+    family = arguments.family(model, arguments.settings(chosen or []))
+    shares = arguments.shares(split)
+    from .dataset import Dataset
+    from .training import fit
+
+    dataset = Dataset(data, split=shares)
+    _writable(out)
+    state = checkpoint or out.with_name(f"{out.name}.checkpoint")
+    conditional = fit(
+        expression,
+        dataset,
+        family,
+        seed=seed,
+        max_epochs=max_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        budget=budget,
+        checkpoint=state,
+        device=device,
+    )
+    conditional.save(out)
+    if checkpoint is None:
+        state.unlink(missing_ok=True)
+    about = conditional.provenance["training"]
+    say(
+        f"{out}: {conditional.expression}, held-out loss {about['best_validation_loss']:.4f} nats "
+        f"after {about['epochs']} epochs in {about['seconds']:.1f} s"
+    )
+
+
+@app.command("sample")
+def sample_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The model.")],
+    n: Annotated[int, typer.Option("-n", "--draws", help="How many draws.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="OUT", help="HDF5; or .csv, .npy, .npz.")
+    ],
+    given: Given = None,
+    seed: Seed = 0,
+) -> None:
+    """Draw from a model, given an observation."""
+    from .conditional import load
+    from .inspection import summary_section
+    from .observation import read_observation, write_samples
+    from .samples import Samples
+
+    conditional = load(file)
+    observed = read_observation(given or [], conditional)
+    _writable(out)
+    samples = Samples.draw(conditional(**observed.given), n, seed=seed)
+    write_samples(samples, out)
+    if samples.names:
+        show([summary_section(f"{out}: {n} draws", samples.summary(observed.truth))])
+    else:
+        say(f"{out}: {n} draws of shape {samples.draws.shape[1:]}")
+
+
+@app.command("calibrate")
+def calibrate_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The model.")],
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="Simulations it has not seen.")],
+    n: Annotated[int, typer.Option("-n", "--pairs", help="The most pairs to use.")] = 1000,
+    seed: Seed = 0,
+    store: Annotated[bool, typer.Option(help="Keep the verdict in the model's file.")] = True,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if it fails.")] = False,
+) -> None:
+    """Judge a model by simulations it has not seen."""
+    from .calibration import calibrate
+    from .conditional import load
+    from .dataset import Dataset
+
+    conditional = load(file)
+    verdict = calibrate(conditional, Dataset(data), n=n, seed=seed)
+    if store:
+        conditional.save(file, verdict=verdict)
+    display(verdict)
+    if strict and not verdict.passed:
+        raise typer.Exit(1)
+
+
+@app.command("report")
+def report_(
+    out: Annotated[Path, typer.Argument(metavar="OUT.html", help="The page.")],
+    model: Annotated[Path, typer.Option(metavar="FILE", help="The model.")],
+    observation: Given = None,
+    simulator: Annotated[
+        str | None, typer.Option(help="For the predictive check: as in `simgen simulate`.")
+    ] = None,
+    chosen: Settings = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="The dataset.")] = None,
+) -> None:
+    """Write a page on a model and its verdict."""
+    from . import arguments
+    from .calibration import Verdict
+    from .conditional import load
+    from .dataset import Dataset
+    from .observation import read_observation
+    from .reporting import report
+
+    conditional = load(model)
+    observed = None
+    if observation:
+        given = read_observation(observation, conditional).given
+        observed = next(iter(given.values())) if len(given) == 1 else given
+    _writable(out)
+    report(
+        out,
+        conditional,
+        verdict=None if conditional.verdict is None else Verdict.from_dict(conditional.verdict),
+        observation=observed,
+        simulator=simulator and arguments.simulator(simulator, arguments.settings(chosen or [])),
+        dataset=None if data is None else Dataset(data),
+    )
+    say(f"{out}")
+
+
+@app.command("inspect")
+def inspect_(
+    path: Annotated[Path, typer.Argument(metavar="ANY", help="A dataset, model or samples.")],
+    failures: Annotated[bool, typer.Option("--failures", help="List failed rows.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every row of a dataset.")] = False,
+) -> None:
+    """Say what a dataset, model or samples hold."""
+    from .inspection import inspect
+
+    show(inspect(path, failures))
+    if verify:
+        from .dataset import Dataset
+
+        problems = Dataset(path).verify()
+        for problem in problems:
+            say(problem)
+        if problems:
+            raise typer.Exit(1)
+        say("every shard is there and as it was written")
+
+
+@app.command("check")
+def check_(
+    name: Name,
+    n: Annotated[
+        int | None, typer.Option("-n", "--rows", help="Rows to try; by time unless said.")
+    ] = None,
+    chosen: Settings = None,
+    estimate: Annotated[int, typer.Option(help="Rows to estimate the time of.")] = 100_000,
+) -> None:
+    """Try a simulator: does it keep the rules?"""
+    from . import arguments
+    from .diagnosis import diagnose
+    from .inspection import Section
+
+    found = diagnose(arguments.simulator(name, arguments.settings(chosen or [])), n)
+    word = {True: "pass", False: "FAIL", None: "—"}
+    rows = [(f.check, word[f.passed], f.text) for f in found.findings]
+    rows += [("field", "", f"{k} {shape} {kind}") for k, (shape, kind) in found.fields.items()]
+    if found.rows:
+        total = found.seconds * estimate
+        text = (
+            f"{found.seconds * 1e6:,.0f} µs a row: {total:,.1f} CPU seconds for {estimate:,} rows"
+        )
+        rows.append(("time", "", text))
+    show([Section(f"check {name}", ("check", "", "finding"), rows)])
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command("simulators")
+def simulators_() -> None:
+    """List the built-in simulators."""
+    import simulators
+
+    from .inspection import Section
+
+    rows = []
+    for name, preset in simulators.PRESETS.items():
+        try:
+            made = simulators.get(name)
+            names = ", ".join(made.names)
+            shapes = ", ".join(f"{k} {f.shape}" for k, f in made.fields.items())
+        except ValueError:  # it needs data of the user's
+            names, shapes = "", "by the data"
+        settings = ", ".join(f"{k}={v}" for k, v in preset.arguments.items())
+        rows.append((name, preset.description, names, shapes, settings))
+    header = ("name", "what", "parameters", "fields", "settings")
+    show([Section("built-in simulators: simgen simulate NAME", header, rows)])
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A .h5 or .npz file.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="The dataset to make.")],
+    field: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=ARRAY", help="A field and its array in the file; repeated."),
+    ] = None,
+    prior: Annotated[
+        str | None, typer.Option(metavar="module:attribute", help="The prior of theta.")
+    ] = None,
+) -> None:
+    """Make a dataset of the arrays in a file."""
+    from . import arguments
+    from .importing import import_arrays
+
+    names = arguments.settings(field or [])
+    say(repr(import_arrays(source, out, names, prior and arguments.prior(prior))))
+
+
+@app.command("repair")
+def repair_(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="The dataset.")],
+    simulator: Annotated[
+        str | None, typer.Option(help="What it was simulated with, if not built in.")
+    ] = None,
+    chosen: Settings = None,
+    workers: Workers = 1,
+) -> None:
+    """Simulate missing and damaged rows again."""
+    from . import arguments
+    from .restoration import restore
+
+    made = simulator and arguments.simulator(simulator, arguments.settings(chosen or []))
+    problems = restore(data, made or None, workers)
+    for problem in problems:
+        say(f"mended: {problem}")
+    say(f"{data} is whole" if problems else f"{data} is whole: nothing to repair")
+
+
+@app.command("quickstart")
+def quickstart_(
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR")] = Path("quickstart"),
+    workers: Workers = 2,
+) -> None:
+    """Everything once, in three minutes."""
+    from .inspection import summary_section
+    from .quickstart import tour
+
+    result = tour(out, workers=workers, say=say)
+    show([summary_section("posterior", result.samples.summary(result.truth))])
+    display(result.verdict)
+    say(f"open {result.report}")
+
+
+def _writable(path: Path) -> None:
+    """Makes the folder of a result before the work that leads to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory; wanted a file to write")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command and ends the process with its exit code."""
+    end(app, arguments)
+
+
+if __name__ == "__main__":
+    main()

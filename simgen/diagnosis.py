@@ -1,0 +1,283 @@
+r"""Diagnosis: does a simulator keep the rules that everything else relies on?
+
+Rows are a function of theta and seed; seeds change them; rows of a batch know nothing of each
+other; fields are finite, of one shape and type over the prior. A joint score
+t = ∇ log p(x, z | theta) obeys
+
+.. math::
+    E[t] = 0, \qquad
+    E\bigl[ h(x)\, ( t_i\, w + \partial_i w + w\, \partial_i \log p(\vartheta) ) \bigr] = 0
+
+for every h and every w(theta) that vanishes at the bounds of the prior: integration by parts of
+d E[h | theta] / d theta_i = E[h t_i | theta]. Many a wrong score obeys the first and not the
+second.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Diagnosis", "Finding", "diagnose"]
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy import ndarray as Array
+
+from .forward import Simulator
+
+LIMIT = 5.0
+"""A deviation of so many standard errors is a finding: once in a million by chance."""
+FEWEST, MOST = 16, 2048
+Fields = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: its name, whether it passed (None if it does not apply), and what was found."""
+
+    check: str
+    passed: bool | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` found.
+
+    Attributes:
+        findings: One a check.
+        rows: How many rows were simulated at once for them.
+        seconds: CPU time a row, in seconds.
+        fields: Shape of a row and type of each field.
+    """
+
+    findings: tuple[Finding, ...]
+    rows: int
+    seconds: float
+    fields: dict[str, tuple[tuple[int, ...], str]]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return all(finding.passed is not False for finding in self.findings)
+
+
+def diagnose(simulator: Simulator, rows: int | None = None, seconds: float = 10.0) -> Diagnosis:
+    """Checks a simulator by running it.
+
+    Arguments:
+        simulator: The simulator.
+        rows: How many rows to simulate at once; as many as the time allows unless said.
+        seconds: About how long all checks may take.
+    """
+    findings: list[Finding] = []
+    try:
+        few = FEWEST if rows is None else min(rows, FEWEST)
+        theta = draw(simulator, few)
+        simulator(theta, seed=0)  # what is set up once does not count
+        start = time.perf_counter()
+        simulator(theta, seed=0)
+        pace = (time.perf_counter() - start) / few
+        # five runs over all rows, and as many calls of a single row
+        n = rows or int(np.clip(seconds / 6 / max(pace, 1e-7), FEWEST, MOST))
+        theta = draw(simulator, n)
+        start = time.process_time()
+        fields = simulator(theta, seed=0)
+        pace = (time.process_time() - start) / n
+    except Exception as error:
+        finding = Finding("runs", False, f"{type(error).__name__}: {error}")
+        return Diagnosis((finding,), 0, float("nan"), {})
+    shapes = {k: (v.shape[1:], str(v.dtype)) for k, v in fields.items()}
+    findings.append(Finding("runs", True, f"{n} rows over the prior"))
+    findings += _shared(simulator, theta, fields, shapes)
+    if "joint_score" in fields and simulator.prior is not None:
+        findings += _score(simulator.prior, theta, fields)
+    findings.append(_portable(simulator))
+    return Diagnosis(tuple(findings), n, pace, shapes)
+
+
+def draw(simulator: Simulator, n: int) -> Array:
+    """Parameters (n, d) from the prior, always the same; (n, 0) without one."""
+    if simulator.prior is None:
+        return np.empty((n, 0))
+    return np.asarray(simulator.prior.sample((n,), seed=0), dtype=np.float64)
+
+
+def _shared(
+    simulator: Simulator, theta: Array, fields: Fields, shapes: Mapping[str, Any]
+) -> Iterator[Finding]:
+    """The checks that every simulator has in common, each behind its own guard."""
+    checks: dict[str, Callable[[], tuple[bool | None, str]]] = {
+        "finite": lambda: _finite(fields),
+        "declared fields": lambda: _declared(simulator, shapes),
+        "repeatable": lambda: _repeatable(simulator, theta, fields),
+        "random": lambda: _random(simulator, theta, fields),
+        "rows differ": lambda: _rows_differ(simulator, theta),
+        "batch = loop": lambda: _loop(simulator, theta, fields, shapes),
+    }
+    for name, check in checks.items():
+        try:
+            passed, text = check()
+        except Exception as error:
+            passed, text = False, f"{type(error).__name__}: {error}"
+        yield Finding(name, passed, text)
+
+
+def _finite(fields: Fields) -> tuple[bool, str]:
+    bad = {}
+    for name, value in fields.items():
+        finite = np.isfinite(value.reshape(len(value), -1)).all(1)
+        if not finite.all():
+            bad[name] = f"{int((~finite).sum())} of {len(value)} rows of {name}"
+    return not bad, f"NaN or infinity in {', '.join(bad.values())}" if bad else "all values"
+
+
+def _declared(simulator: Simulator, shapes: Mapping[str, Any]) -> tuple[bool | None, str]:
+    """Declared fields that never come; shapes are compared on every call already."""
+    missing = [k for k in simulator.fields if k not in shapes]
+    if not simulator.fields:
+        return None, "nothing is declared: layouts are inferred"
+    there = f"{len(simulator.fields)} fields as declared"
+    return not missing, f"never returned: {', '.join(missing)}" if missing else there
+
+
+def _equal(a: Fields, b: Fields) -> list[str]:
+    """Names of the fields that differ."""
+    return [k for k in a if k not in b or not np.array_equal(a[k], b[k], equal_nan=True)]
+
+
+def _repeatable(simulator: Simulator, theta: Array, fields: Fields) -> tuple[bool, str]:
+    different = _equal(fields, simulator(theta, seed=0))
+    if different:
+        return False, (
+            f"the same seed gives another {', '.join(different)}: its randomness is not from rng"
+        )
+    return True, "the same seed gives the same bytes"
+
+
+def _random(simulator: Simulator, theta: Array, fields: Fields) -> tuple[bool, str]:
+    other = simulator(theta, seed=1)
+    same = [k for k in fields if k not in _equal(fields, other)]
+    if "x" in same:
+        return (
+            False,
+            "another seed gives the same x: it is a function of theta alone, or rng is unused",
+        )
+    note = f"; {', '.join(same)} does not" if same else ""
+    return True, f"another seed gives another x{note}"
+
+
+def _rows_differ(simulator: Simulator, theta: Array) -> tuple[bool, str]:
+    x = simulator(np.repeat(theta[:1], 8, axis=0), seed=0)["x"].reshape(8, -1)
+    if (x == x[0]).all():
+        return False, "rows of one theta have the same x: the rows of a batch share their noise"
+    return True, "rows of one theta have noise of their own"
+
+
+def _loop(
+    simulator: Simulator, theta: Array, fields: Fields, shapes: Mapping[str, Any]
+) -> tuple[bool | None, str]:
+    """Rows of a batch against rows simulated alone: same shapes and types, same distribution."""
+    if not simulator.batched:
+        return None, "rows are simulated one at a time"
+    from scipy.stats import ks_2samp
+
+    count = min(len(theta), 256)
+    singles = []
+    for start in (count, 2 * count):
+        rows = [simulator(theta[i : i + 1], seed=start + i) for i in range(count)]
+        found = {k: (v.shape[1:], str(v.dtype)) for k, v in rows[0].items()}
+        if found != dict(shapes):
+            return False, f"one row alone has fields {found}, in a batch {dict(shapes)}"
+        singles.append(_summaries(np.concatenate([row["x"] for row in rows])))
+    batch = _summaries(fields["x"][:count])
+    for j in range(batch.shape[1]):
+        a, b, c = batch[:, j], singles[0][:, j], singles[1][:, j]
+        if ks_2samp(a, b).pvalue < 1e-6:
+            return False, "x of a batch is distributed otherwise than x of rows simulated alone"
+        gap = np.arctanh(_correlation(b, c)) - np.arctanh(_correlation(a, b))
+        if abs(gap) > LIMIT * np.sqrt(2 / max(count - 3, 1)):
+            return False, "x of a batch does not follow the theta of its own row"
+    return True, f"{count} rows alone and in a batch are distributed alike"
+
+
+def _correlation(a: Array, b: Array) -> float:
+    """The rank correlation of a and b, away from ±1."""
+    ranks = np.stack([np.argsort(np.argsort(v, kind="stable")) for v in (a, b)])
+    return float(np.clip(np.corrcoef(ranks)[0, 1], -0.999, 0.999))
+
+
+def _summaries(x: Array) -> Array:
+    """A few standardised numbers of each row of x, shape (n, k)."""
+    flat = np.nan_to_num(x.reshape(len(x), -1).astype(np.float64))
+    if flat.shape[1] > 4:
+        columns: Array = x.reshape(len(x), -1, x.shape[-1]).astype(np.float64)
+        means = np.nan_to_num(columns.mean(1))[:, :4] if x.ndim > 2 else flat[:, :4]
+        flat = np.concatenate([means, flat.mean(1)[:, None], flat.std(1)[:, None]], 1)
+    sd = flat.std(0)
+    return (flat - flat.mean(0))[:, sd > 0] / sd[sd > 0]
+
+
+def _score(prior: Any, theta: Array, fields: Fields) -> Iterator[Finding]:
+    """The two identities of a joint score."""
+    t: Array = fields["joint_score"].astype(np.float64)
+    if t.shape != theta.shape:
+        yield Finding("joint score", False, f"shape {t.shape}; wanted {theta.shape}")
+        return
+    z = _deviation(t)
+    worst = f"largest deviation {z.max():.1f} standard errors"
+    yield Finding("E[score] = 0", bool(z.max() < LIMIT), worst)
+    weight, slope = _window(theta, np.asarray(prior.low), np.asarray(prior.high))
+    pull = _prior_slope(prior, theta)
+    h = _summaries(fields["x"])
+    terms = t * weight + slope + weight * pull
+    z = _deviation((h[:, :, None] * terms[:, None, :]).reshape(len(h), -1))
+    worst = f"largest deviation {z.max():.1f} standard errors"
+    yield Finding("d E[h] = E[h score]", bool(z.max() < LIMIT), worst)
+
+
+def _deviation(values: Array) -> Array:
+    """|mean| in standard errors, shape (k,), of values (n, k)."""
+    error = values.std(0, ddof=1) / np.sqrt(len(values))
+    mean = np.abs(values.mean(0))
+    constant = np.where(mean > 0, np.inf, 0.0)
+    return np.divide(mean, error, out=constant, where=error > 0)
+
+
+def _window(theta: Array, low: Array, high: Array) -> tuple[Array, Array]:
+    """A weight (n, d) that vanishes at the finite bounds, and its slope by its own parameter."""
+    weight, slope = np.ones_like(theta), np.zeros_like(theta)
+    for i, (a, b) in enumerate(zip(low, high)):
+        y = theta[:, i]
+        if np.isfinite(a) and np.isfinite(b):
+            weight[:, i], slope[:, i] = (y - a) * (b - y), a + b - 2 * y
+        elif np.isfinite(a):
+            weight[:, i], slope[:, i] = y - a, 1.0
+        elif np.isfinite(b):
+            weight[:, i], slope[:, i] = b - y, -1.0
+    return weight, slope
+
+
+def _prior_slope(prior: Any, theta: Array) -> Array:
+    """The gradient of log p(theta), shape (n, d)."""
+    import torch
+
+    point = torch.tensor(theta, requires_grad=True)
+    total = prior.log_prob(point).sum()
+    if not total.requires_grad:
+        return np.zeros_like(theta)
+    (gradient,) = torch.autograd.grad(total, point, allow_unused=True)
+    return np.zeros_like(theta) if gradient is None else gradient.numpy()
+
+
+def _portable(simulator: Simulator) -> Finding:
+    """Whether it can go to worker processes."""
+    import cloudpickle
+
+    try:
+        size = len(cloudpickle.dumps(simulator))
+    except Exception as error:
+        return Finding("workers", False, f"cannot be pickled: {error}")
+    return Finding("workers", True, f"goes to worker processes in {size:,} bytes")

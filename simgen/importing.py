@@ -1,0 +1,65 @@
+"""Importing: a dataset from the arrays of a foreign HDF5 or NumPy file."""
+
+from __future__ import annotations
+
+__all__ = ["import_arrays"]
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .dataset import Dataset, DatasetError
+
+if TYPE_CHECKING:
+    from .prior import Prior
+
+
+def import_arrays(
+    source: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    fields: Mapping[str, str],
+    prior: Prior | None = None,
+) -> Dataset:
+    """Makes a dataset of arrays in a file.
+
+    Arguments:
+        source: A .npz file, or an HDF5 file.
+        path: The directory to make.
+        fields: Names of arrays in the file by the names of the fields they become, {"x": "maps"};
+            of a .npz file all arrays by their own names, if none is named.
+        prior: The prior that theta was drawn from.
+
+    Raises:
+        DatasetError: If the file cannot be read, lacks an array, or its arrays do not fit.
+    """
+    source = Path(source)
+    if not source.is_file():
+        raise DatasetError(f"there is no file {source}")
+    arrays = _npz(source, fields) if source.suffix == ".npz" else _hdf5(source, fields, prior)
+    return Dataset.create(Path(path), prior=prior, **arrays)
+
+
+def _npz(source: Path, fields: Mapping[str, str]) -> dict[str, np.ndarray]:
+    try:
+        with np.load(source, allow_pickle=False) as file:
+            chosen = dict(fields) or {k: k for k in file.files}
+            if missing := [k for k in chosen.values() if k not in file.files]:
+                raise DatasetError(
+                    f"{source} has no array {missing[0]!r}; it has {', '.join(file.files)}"
+                )
+            return {name: file[array] for name, array in chosen.items()}
+    except DatasetError:
+        raise
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetError(f"{source} cannot be read as .npz: {error}") from None
+
+
+def _hdf5(source: Path, fields: Mapping[str, str], prior: Prior | None) -> dict[str, np.ndarray]:
+    dataset = Dataset(source, fields=dict(fields) or None, prior=prior)
+    try:
+        return {name: dataset[name][:] for name in dataset.stored}
+    finally:
+        dataset.close()

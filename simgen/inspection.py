@@ -1,0 +1,225 @@
+"""Inspection: what a file or directory of simgen's holds, as titled tables of text."""
+
+from __future__ import annotations
+
+__all__ = ["Section", "inspect"]
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from .field import Field
+
+FACTS = ("", "")
+_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title and a table of text; its header is FACTS where it is a list of names and values."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+def inspect(path: str | os.PathLike[str], failures: bool = False) -> list[Section]:
+    """What a dataset, a model, a checkpoint, samples or another HDF5 or NumPy file holds.
+
+    Arguments:
+        path: The file or directory.
+        failures: Of a dataset, list its failed rows instead.
+
+    Raises:
+        ValueError: If it is nothing that can be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"there is no {path}")
+    if failures and not path.is_dir():
+        raise ValueError(f"{path} is no dataset: only datasets have failed rows")
+    if path.is_dir():
+        return _failures(path) if failures else _dataset(path)
+    with open(path, "rb") as file:
+        start = file.read(8)
+    if start == _MAGIC:
+        return _hdf5(path)
+    if start[:2] == b"PK":
+        return _arrays(path)
+    return _model(path)
+
+
+def _fields(fields: Mapping[str, Field], title: str = "fields") -> Section:
+    header = ("name", "shape", "layout", "type", "columns")
+    rows = []
+    for name, field in fields.items():
+        columns = [
+            f"{k} [{unit}]" if unit else k
+            for k, unit in zip(field.names or (), field.units or ("",) * field.columns)
+        ]
+        more = "variable" if f"{name}_length" in fields else ""
+        layout = f"{field.layout} {more}".strip()
+        rows.append((name, str(field.shape), layout, field.dtype or "float32", ", ".join(columns)))
+    return Section(title, header, rows)
+
+
+def _dataset(path: Path) -> list[Section]:
+    from .dataset import Dataset
+
+    dataset = Dataset(path)
+    about = dataset.provenance
+    origin = about["simulator"] or {}
+    bad = int(np.count_nonzero(dataset.status))
+    size = sum(file.stat().st_size for file in path.glob("*.h5"))
+    facts = [
+        ("rows", f"{len(dataset)} of {about['rows']} planned"),
+        ("failed rows", f"{bad}" + (" (--failures lists them)" if bad else "")),
+        ("simulator", origin.get("name") or "none: made from arrays"),
+        ("settings", json.dumps(origin.get("settings", {}))),
+        ("seed, block", f"{about['seed']}, {about['block']}"),
+        ("identity", dataset.identity),
+        ("size", f"{size / 1e6:.1f} MB"),
+        ("created", f"{about['created']}, {_versions(about['versions'])}"),
+    ]
+    rounds = about["rounds"]
+    if len(rounds) > 1:
+        facts.append(("rounds", ", ".join(str(r["first"]) for r in rounds)))
+    stored = {k: dataset.fields[k] for k in dataset.stored}
+    return [Section(f"dataset {path}", FACTS, facts), _fields(stored)]
+
+
+def _failures(path: Path) -> list[Section]:
+    from .dataset import Dataset
+
+    dataset = Dataset(path)
+    failures = dataset.failures
+    names = list(dataset.fields["theta"].names or ()) if "theta" in dataset.fields else []
+    rows = []
+    for failure in failures:
+        theta = dataset["theta"][failure.row] if names else ()
+        rows.append(
+            (str(failure.row), failure.kind, *(f"{t:.5g}" for t in theta), failure.message)
+        )
+    title = f"{len(failures)} of {len(dataset)} rows of {path} failed"
+    return [Section(title, ("row", "kind", *names, "message"), rows)]
+
+
+def _model(path: Path) -> list[Section]:
+    import safetensors
+
+    from .conditional import read_header
+
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"{path} is no dataset, model or samples of simgen's, or it is damaged: {error}"
+        ) from None
+    peek = json.loads(metadata.get("simgen", "{}"))
+    if "identity" in peek:
+        return [_checkpoint(path, peek)]
+    header = read_header(path)
+    about = header["provenance"]
+    data, training = about.get("dataset", {}), about.get("training", {})
+    chosen = dict(header["family"])
+    name = chosen.pop("name")
+    said = ", ".join(f"{k}={v}" for k, v in chosen.items() if v is not None)
+    facts = [
+        ("expression", str(header["expression"])),
+        ("family", f"{name}({said})"),
+        ("parameters", f"{training.get('parameters', 0):,}"),
+        ("trained on", f"{training.get('rows')} of {data.get('rows')} rows of {data.get('path')}"),
+        ("dataset", str(data.get("identity"))),
+        ("simulator", str((data.get("simulator") or {}).get("name"))),
+        ("training", _training(training)),
+        ("seed", str(about.get("seed"))),
+        ("created", f"{about.get('created')}, {_versions(about.get('versions', {}))}"),
+        ("verdict", _verdict(header["verdict"])),
+    ]
+    fields = {k: Field.from_dict(v) for k, v in header["fields"].items()}
+    return [Section(f"model {path}", FACTS, facts), _fields(fields)]
+
+
+def _training(about: Mapping[str, Any]) -> str:
+    if not about:
+        return "unknown"
+    return (
+        f"{about['epochs']} epochs in {about['seconds']:.1f} s on {about['device']}, "
+        f"held-out loss {about['best_validation_loss']:.4f} nats"
+    )
+
+
+def _verdict(values: Mapping[str, Any] | None) -> str:
+    if values is None:
+        return "none: simgen calibrate has not judged it"
+    from .calibration import Verdict
+
+    return Verdict.from_dict(values).headline
+
+
+def _checkpoint(path: Path, header: Mapping[str, Any]) -> Section:
+    identity, history = header["identity"], header["history"]
+    facts = [
+        ("expression", identity["expression"]),
+        ("family", json.dumps(identity["family"])),
+        ("dataset", f"{identity['dataset']}, {identity['rows']} rows"),
+        ("seed", str(identity["seed"])),
+        ("reached", f"step {header['step']}, {len(history['epoch'])} epochs"),
+        ("held-out loss", f"{header['best_loss']:.4f} nats"),
+        ("time so far", f"{header['elapsed']:.1f} s"),
+    ]
+    return Section(f"checkpoint of a fit {path}", FACTS, facts)
+
+
+def _hdf5(path: Path) -> list[Section]:
+    from .samples import Samples
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            ours = file.attrs.get("simgen") == "samples"
+            arrays: list[tuple[str, str, str]] = []
+            if not ours:
+                file.visititems(lambda name, item: _visit(arrays, name, item))
+    except OSError as error:
+        raise ValueError(f"{path} is a damaged HDF5 file: {error}") from None
+    if not ours:
+        title = f"HDF5 file {path}: simgen import makes a dataset of it"
+        return [Section(title, ("array", "shape", "type"), arrays)]
+    samples = Samples.load(path)
+    title = f"samples {path}: {len(samples)} draws, effective number {samples.ess:.0f}"
+    if not samples.names:
+        return [Section(title, FACTS, [("shape of a draw", str(samples.draws.shape[1:]))])]
+    return [summary_section(title, samples.summary())]
+
+
+def _visit(arrays: list[tuple[str, str, str]], name: str, item: Any) -> None:
+    if isinstance(item, h5py.Dataset):
+        arrays.append((name, str(item.shape), str(item.dtype)))
+
+
+def summary_section(title: str, summary: Sequence[Mapping[str, Any]]) -> Section:
+    """A summary of samples as a table."""
+    header = ("parameter", "unit", *(k for k in summary[0] if k not in ("name", "unit")))
+    rows = [(row["name"], row["unit"], *(f"{row[k]:.4g}" for k in header[2:])) for row in summary]
+    return Section(title, header, rows)
+
+
+def _arrays(path: Path) -> list[Section]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            rows = [(k, str(file[k].shape), str(file[k].dtype)) for k in file.files]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as .npz: {error}") from None
+    title = f"NumPy file {path}: simgen import makes a dataset of it"
+    return [Section(title, ("array", "shape", "type"), rows)]
+
+
+def _versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in versions.items())

@@ -1,0 +1,88 @@
+"""Amortised posterior estimators behind one call: train on (theta, x), draw for a batch of x."""
+
+from __future__ import annotations
+
+__all__ = ["METHODS", "PEERS", "Draw", "Method"]
+
+import contextlib
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy import ndarray as Array
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, Uniform
+
+import simgen
+from simgen import Dataset, Prior
+
+Draw = Callable[[Array, int], Array]
+"""Maps observations (b, dx) and n to draws (n, b, d)."""
+Method = Callable[[Dataset, int], Draw]
+"""Maps a dataset and a seed to Draw."""
+
+
+def flow(dataset: Dataset, seed: int) -> Draw:
+    """simgen.Flow() with its default settings."""
+    posterior = simgen.fit("theta | x", dataset, model=simgen.Flow(), seed=seed, progress=False)
+    return lambda x, n: posterior(x).sample((n,)).numpy()
+
+
+def npe(density_estimator: str) -> Method:
+    """The NPE of sbi with default settings and a density estimator by name."""
+
+    def train(dataset: Dataset, seed: int) -> Draw:
+        from sbi.inference import NPE
+
+        torch.manual_seed(seed)
+        theta, x = (torch.as_tensor(np.asarray(dataset[k][:])) for k in ("theta", "x"))
+        with _scratch():
+            trainer: Any = NPE(
+                prior=_torch_prior(dataset.prior),
+                density_estimator=density_estimator,
+                show_progress_bars=False,
+            )
+            trainer.append_simulations(theta, x).train()
+            posterior = trainer.build_posterior()
+
+        def draw(x: Array, n: int) -> Array:
+            rows = torch.as_tensor(x)
+            if len(rows) == 1:
+                return posterior.sample((n,), x=rows, show_progress_bars=False)[:, None].numpy()
+            return posterior.sample_batched((n,), x=rows, show_progress_bars=False).numpy()
+
+        return draw
+
+    return train
+
+
+METHODS: dict[str, Method] = {"simgen.Flow()": flow}
+PEERS: dict[str, dict[str, Method]] = {
+    "sbi": {"sbi NPE (default)": npe("maf"), 'sbi NPE ("nsf")': npe("nsf")}
+}
+
+
+def _torch_prior(prior: Prior | None) -> Distribution:
+    """The prior as sbi's users write it: a box, or a Gaussian."""
+    assert prior is not None
+    factors = list(prior.factors.values())
+    if isinstance(factors[0], Uniform):
+        return Independent(Uniform(prior.low.float(), prior.high.float()), 1)
+    assert all(isinstance(f, Normal) for f in factors)
+    return MultivariateNormal(prior.mean, prior.variance.diag())
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[None]:
+    """A folder for what sbi logs while it trains, and no remarks from it."""
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(here)

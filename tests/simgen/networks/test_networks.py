@@ -1,0 +1,73 @@
+"""Networks: shapes, symmetries, masks, gradients, configurations."""
+
+import pytest
+import torch
+
+from simgen.networks import (
+    MLP,
+    ConvEncoder,
+    ResMLP,
+    SeriesEncoder,
+    SetEncoder,
+    VectorEncoder,
+    build,
+)
+
+CASES = [
+    (lambda: MLP(3, 5, (8,)), (4, 3)),
+    (lambda: ResMLP(3, 5, width=8, blocks=2), (4, 3)),
+    (lambda: SetEncoder(3, 5, width=8), (4, 6, 3)),
+    (lambda: SeriesEncoder(3, 5, width=8), (4, 20, 3)),
+    (lambda: ConvEncoder(2, 5, width=4, depth=2), (4, 2, 12, 20)),
+]
+
+
+@pytest.mark.parametrize(("make", "shape"), CASES, ids=["mlp", "res", "set", "series", "conv"])
+def test_laws(make, shape):
+    torch.manual_seed(0)
+    net, x = make(), torch.randn(shape)
+    out = net(x)
+    assert out.shape == (4, 5)
+    torch.testing.assert_close(net(x[:1]), out[:1])  # nothing couples across the batch
+    out.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+    again = build(net.config)
+    again.load_state_dict(net.state_dict())
+    assert torch.equal(again(x), out)
+
+
+def test_a_set_has_no_order_and_padding_counts_for_nothing():
+    torch.manual_seed(0)
+    net, x = SetEncoder(3, 5), torch.randn(4, 6, 3)
+    out = net(x)
+    torch.testing.assert_close(net(x[:, torch.randperm(6)]), out, rtol=1e-4, atol=1e-5)
+    padded = torch.cat([x, torch.full((4, 3, 3), 9.0)], 1)
+    mask = torch.arange(9).expand(4, 9) < 6
+    torch.testing.assert_close(net(padded, mask), out, rtol=1e-4, atol=1e-5)
+
+
+def test_set_encoder_starts_standardised():
+    torch.manual_seed(0)
+    net, x = SetEncoder(2, 4), torch.randn(500, 100, 2)
+    net.initialise(x, torch.zeros(500, 1))
+    mean, _ = net._pool(x, None)
+    z = (mean - net.loc) * torch.exp(-net.log_scale)
+    assert z.mean(0).abs().max() < 1e-4 and (z.std(0) - 1).abs().max() < 1e-3
+
+
+def test_summaries_are_least_squares():
+    torch.manual_seed(0)
+    x = torch.randn(2000, 6)
+    x[:, 1:] = x[:, :1] * 100 + 0.1 * x[:, 1:]  # a common mode a thousand times the signal
+    u = torch.stack([x[:, 1] - x[:, 2], x[:, 3] + 2 * x[:, 4] - 3 * x[:, 5]], -1)
+    net = VectorEncoder(6, 2)
+    net.initialise(x, u)
+    out = net(x).detach()
+    for i in range(2):
+        both = torch.stack([out[:, 6 + i], u[:, i]])
+        assert torch.corrcoef(both)[0, 1] > 0.9999
+
+
+def test_unknown_network():
+    with pytest.raises(ValueError, match="there are"):
+        build({"class": "Nothing"})
