@@ -73,6 +73,8 @@ def fields_of(
     out = {}
     if reserved := [k for k in columns if k in (*COLUMNS, "errors")]:
         raise DatasetError(f"{where}: {reserved[0]!r} is a name that datasets use themselves")
+    if prior is not None and (clash := [k for k in columns if k in prior.names]):
+        raise DatasetError(f"{where}: {clash[0]!r} is a parameter; give the field another name")
     for name, array in columns.items():
         if name == "theta":
             if array.ndim not in (1, 2):

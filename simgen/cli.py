@@ -13,11 +13,10 @@ from typing import Annotated
 
 import typer
 
-from .terminal import display, end, say, show
+from .terminal import again, display, end, say, show
 
 app = typer.Typer(
     name="simgen",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -76,6 +75,9 @@ def simulate_(
         list[str] | None, typer.Option(help="Store this field and x only; may be repeated.")
     ] = None,
     block: Annotated[int, typer.Option(help="Rows a block.")] = 256,
+    shard_size: Annotated[
+        int | None, typer.Option(help="Rows a shard; what an interruption may lose of each.")
+    ] = None,
     retries: Annotated[int, typer.Option(help="Repeats of a call that raises.")] = 0,
     timeout: Annotated[float | None, typer.Option(help="Seconds that a call may take.")] = None,
     max_failures: Annotated[
@@ -94,6 +96,7 @@ def simulate_(
         workers=workers,
         part=part,
         block=block,
+        shard_size=shard_size,
         keep=keep,
         retries=retries,
         timeout=timeout,
@@ -137,18 +140,19 @@ def fit_(
     dataset = Dataset(data, split=shares)
     _writable(out)
     state = checkpoint or out.with_name(f"{out.name}.checkpoint")
-    conditional = fit(
-        expression,
-        dataset,
-        family,
-        seed=seed,
-        max_epochs=max_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        budget=budget,
-        checkpoint=state,
-        device=device,
-    )
+    with again():
+        conditional = fit(
+            expression,
+            dataset,
+            family,
+            seed=seed,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            budget=budget,
+            checkpoint=state,
+            device=device,
+        )
     conditional.save(out)
     if checkpoint is None:
         state.unlink(missing_ok=True)
@@ -222,23 +226,19 @@ def report_(
 ) -> None:
     """Write a page on a model and its verdict."""
     from . import arguments
-    from .calibration import Verdict
     from .conditional import load
     from .dataset import Dataset
     from .observation import read_observation
     from .reporting import report
 
     conditional = load(model)
-    observed = None
-    if observation:
-        given = read_observation(observation, conditional).given
-        observed = next(iter(given.values())) if len(given) == 1 else given
+    seen = read_observation(observation, conditional) if observation else None
     _writable(out)
     report(
         out,
         conditional,
-        verdict=None if conditional.verdict is None else Verdict.from_dict(conditional.verdict),
-        observation=observed,
+        observation=seen and seen.given,
+        truth=None if seen is None else seen.truth,
         simulator=simulator and arguments.simulator(simulator, arguments.settings(chosen or [])),
         dataset=None if data is None else Dataset(data),
     )

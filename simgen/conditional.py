@@ -34,7 +34,7 @@ from .pipeline import Pipeline
 from .prior import Prior
 
 SCHEMA = 1
-_CHUNK = 16_384  # rows a network sees at once: stays in the cache, bounds memory
+_CHUNK = 4_096  # rows a network sees at once: stays in the cache, bounds memory
 
 
 class ConditionalDistribution(Distribution):
@@ -85,7 +85,7 @@ class ConditionalDistribution(Distribution):
         """Maps noise ~ N(0, I), (..., *batch_shape, k), to draws in physical units; differentiable."""
         target = self._pipeline.target
         noise = noise.to(self._pipeline.device)
-        z = self._rows(lambda z, q: q.transport(z), noise, noise.shape[:-1])
+        z = self._rows(lambda z, q: q.transport(z), noise)
         y = target.inverse(z).float()
         return inside(y, *self._bounds()).to(self._device)
 
@@ -118,7 +118,7 @@ class ConditionalDistribution(Distribution):
         z, ladj = self._pipeline.target(y)
         valid = ladj > -math.inf
         z = torch.where(valid[..., None], z, torch.zeros_like(z))
-        density = self._rows(lambda z, q: q.log_prob(z), z, z.shape[:-1])
+        density = self._rows(lambda z, q: q.log_prob(z), z)
         return density.double() + ladj
 
     def _bounds(self) -> tuple[Tensor, Tensor]:
@@ -129,25 +129,28 @@ class ConditionalDistribution(Distribution):
         # whole numbers fill half-open cells: their bounds are themselves attained
         return torch.where(discrete, low - 1, low), high
 
-    def _rows(self, apply: Any, z: Tensor, lead: torch.Size) -> Tensor:
-        """Applies a function of (rows, distribution of the model) chunk by chunk."""
+    def _rows(self, apply: Any, z: Tensor) -> Tensor:
+        """Applies a function of (z (s, n, k), distribution of the model given n contexts) chunk by chunk."""
         model = self._pipeline.model
         assert model is not None
-        flat = z.reshape(-1, z.shape[-1])
         n = math.prod(self.batch_shape)
-        inner = math.prod(self.event_shape[:-1]) if len(self.event_shape) > 1 else 1
+        if len(self.event_shape) > 1:  # events of a set are draws of the same context
+            z = z.movedim(-2, 0)
+        shape = z.shape[:-1]
+        z = z.reshape(-1, n, z.shape[-1])
+        contexts = min(n, _CHUNK)
+        draws = max(1, _CHUNK // max(contexts, 1))
+        rows = []
+        for i in range(0, n, max(contexts, 1)):
+            context = None if self._context is None else self._context[i : i + contexts]
+            distribution = model.distribution((context, None))
+            parts = [apply(v, distribution) for v in z[:, i : i + contexts].split(draws)]
+            rows.append(torch.cat(parts))
+        out = torch.cat(rows, 1) if rows else z.new_zeros(*z.shape[:-1], *z.shape[-1:])
+        out = out.reshape(torch.Size((*shape, *out.shape[2:])))
         if len(self.event_shape) > 1:
-            inner = lead[-1]
-        parts = []
-        for start in range(0, len(flat), _CHUNK):
-            part = flat[start : start + _CHUNK]
-            context = None
-            if self._context is not None:
-                row = torch.arange(start, start + len(part), device=flat.device)
-                context = self._context[(row // inner) % n]
-            parts.append(apply(part, model.distribution((context, None))))
-        out = torch.cat(parts) if parts else flat.new_zeros(0, *z.shape[len(lead) :])
-        return out.reshape(torch.Size((*lead, *out.shape[1:])))
+            out = out.movedim(0, len(shape) - 1)
+        return out
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ConditionalDistribution:
         """The same distribution for a larger batch."""

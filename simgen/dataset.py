@@ -245,11 +245,18 @@ class Dataset:
             self._segments.read(source, start, stop, out)
         return out if column is None else np.ascontiguousarray(out[:, column])
 
-    def read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """The entries of a field at increasing row numbers, by contiguous reads."""
+    def read_rows(self, name: str, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The entries of a field at increasing row numbers, by contiguous reads, in `out`."""
         source, column = self._source(name)
-        out = self._segments.gather(source, rows, self._empty(source, len(rows)))
-        return out if column is None else np.ascontiguousarray(out[:, column])
+        if column is None:
+            return self._segments.gather(
+                source, rows, self._empty(source, len(rows)) if out is None else out
+            )
+        values = self._segments.gather(source, rows, self._empty(source, len(rows)))[:, column]
+        if out is None:
+            return np.ascontiguousarray(values)
+        out[...] = values
+        return out
 
     def _empty(self, name: str, n: int) -> np.ndarray:
         field = self.fields[name]

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray as Array
 
-from .forward import Simulator
+from .forward import ROW, Simulator, stream
 
 LIMIT = 5.0
 """A deviation of so many standard errors is a finding: once in a million by chance."""
@@ -72,30 +72,63 @@ def diagnose(simulator: Simulator, rows: int | None = None, seconds: float = 10.
         rows: How many rows to simulate at once; as many as the time allows unless said.
         seconds: About how long all checks may take.
     """
-    findings: list[Finding] = []
     try:
-        few = FEWEST if rows is None else min(rows, FEWEST)
-        theta = draw(simulator, few)
-        simulator(theta, seed=0)  # what is set up once does not count
-        start = time.perf_counter()
-        simulator(theta, seed=0)
-        pace = (time.perf_counter() - start) / few
-        # five runs over all rows, and as many calls of a single row
-        n = rows or int(np.clip(seconds / 6 / max(pace, 1e-7), FEWEST, MOST))
-        theta = draw(simulator, n)
-        start = time.process_time()
-        fields = simulator(theta, seed=0)
-        pace = (time.process_time() - start) / n
+        fields, faults, theta, pace = _try(simulator, rows, seconds)
     except Exception as error:
         finding = Finding("runs", False, f"{type(error).__name__}: {error}")
         return Diagnosis((finding,), 0, float("nan"), {})
+    n = len(theta)
     shapes = {k: (v.shape[1:], str(v.dtype)) for k, v in fields.items()}
-    findings.append(Finding("runs", True, f"{n} rows over the prior"))
+    text = f"{n} rows over the prior"
+    if faults:
+        text = f"{len(faults)} of {text} fail, the first by {next(iter(faults.values()))}"
+    findings = [Finding("runs", not faults, text)]
+    good = np.array([i not in faults for i in range(n)])
+    theta, fields = theta[good], {k: v[good] for k, v in fields.items()}
     findings += _shared(simulator, theta, fields, shapes)
     if "joint_score" in fields and simulator.prior is not None:
         findings += _score(simulator.prior, theta, fields)
     findings.append(_portable(simulator))
     return Diagnosis(tuple(findings), n, pace, shapes)
+
+
+def _try(
+    simulator: Simulator, rows: int | None, seconds: float
+) -> tuple[Fields, dict[int, str], Array, float]:
+    """Fields, errors by row, theta and CPU seconds a row, of as many rows as there is time for."""
+    few = FEWEST if rows is None else min(rows, FEWEST)
+    theta = draw(simulator, few)
+    _run(simulator, theta)  # what is set up once does not count
+    start = time.perf_counter()
+    _run(simulator, theta)
+    pace = (time.perf_counter() - start) / few
+    # five runs over all rows, and as many calls of a single row
+    n = rows or int(np.clip(seconds / 6 / max(pace, 1e-7), FEWEST, MOST))
+    theta = draw(simulator, n)
+    start = time.process_time()
+    fields, faults = _run(simulator, theta)
+    return fields, faults, theta, (time.process_time() - start) / n
+
+
+def _run(simulator: Simulator, theta: Array) -> tuple[Fields, dict[int, str]]:
+    """Fields, 0 in the rows that raise, and the errors of these, of which a batch has none."""
+    if simulator.batched:
+        return simulator(theta, seed=0), {}
+    parts, faults = [], {}
+    fault: Exception | None = None
+    for i, row in enumerate(theta):
+        try:
+            parts.append(simulator.run(row, stream(0, ROW, i)))
+        except Exception as error:
+            faults[i], fault = f"{type(error).__name__}: {error}", error
+            parts.append({})
+    whole = next((part for part in parts if part), None)
+    if whole is None and fault is not None:
+        raise fault
+    assert whole is not None
+    empty = {k: np.zeros_like(v) for k, v in whole.items()}
+    parts = [part or empty for part in parts]
+    return {k: np.concatenate([part[k] for part in parts]) for k in empty}, faults
 
 
 def draw(simulator: Simulator, n: int) -> Array:
@@ -112,7 +145,7 @@ def _shared(
     checks: dict[str, Callable[[], tuple[bool | None, str]]] = {
         "finite": lambda: _finite(fields),
         "declared fields": lambda: _declared(simulator, shapes),
-        "repeatable": lambda: _repeatable(simulator, theta, fields),
+        "repeatable": lambda: _repeatable(simulator, theta),
         "random": lambda: _random(simulator, theta, fields),
         "rows differ": lambda: _rows_differ(simulator, theta),
         "batch = loop": lambda: _loop(simulator, theta, fields, shapes),
@@ -148,8 +181,8 @@ def _equal(a: Fields, b: Fields) -> list[str]:
     return [k for k in a if k not in b or not np.array_equal(a[k], b[k], equal_nan=True)]
 
 
-def _repeatable(simulator: Simulator, theta: Array, fields: Fields) -> tuple[bool, str]:
-    different = _equal(fields, simulator(theta, seed=0))
+def _repeatable(simulator: Simulator, theta: Array) -> tuple[bool, str]:
+    different = _equal(simulator(theta, seed=0), simulator(theta, seed=0))
     if different:
         return False, (
             f"the same seed gives another {', '.join(different)}: its randomness is not from rng"

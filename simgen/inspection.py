@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Section", "inspect"]
+__all__ = ["Section", "inspect", "plus_minus", "summary_section"]
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -205,10 +206,30 @@ def _visit(arrays: list[tuple[str, str, str]], name: str, item: Any) -> None:
 
 
 def summary_section(title: str, summary: Sequence[Mapping[str, Any]]) -> Section:
-    """A summary of samples as a table."""
-    header = ("parameter", "unit", *(k for k in summary[0] if k not in ("name", "unit")))
-    rows = [(row["name"], row["unit"], *(f"{row[k]:.4g}" for k in header[2:])) for row in summary]
-    return Section(title, header, rows)
+    """A summary of samples as a table; truth and pull where the truth is known."""
+    known = "truth" in summary[0]
+    rows = []
+    for row in summary:
+        cells = [row["name"], row["unit"], plus_minus(row["mean"], row["sd"])]
+        cells += [f"{row['median']:.4g}", f"{row['low']:.4g} ... {row['high']:.4g}"]
+        if known:
+            cells += [f"{row['truth']:.4g}", f"{row['pull']:+.2f}"]
+        rows.append(tuple(cells))
+    header = ("parameter", "unit", "mean ± sd", "median", "68 %")
+    return Section(title, header + (("truth", "pull") if known else ()), rows)
+
+
+def plus_minus(mean: float, sd: float) -> str:
+    """A mean and its standard deviation, to two digits of the latter.
+
+    Examples:
+        >>> plus_minus(0.118352, 0.002603)
+        '0.1184 ± 0.0026'
+    """
+    if not 1e-5 < sd < 1e5:
+        return f"{mean:.4g} ± {sd:.2g}"
+    places = max(0, 1 - math.floor(math.log10(sd)))
+    return f"{mean:.{places}f} ± {sd:.{places}f}"
 
 
 def _arrays(path: Path) -> list[Section]:

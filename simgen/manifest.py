@@ -222,7 +222,8 @@ def write_index(directory: Path, manifest: Manifest) -> None:
     columns["round"] = ((), np.dtype(np.int32), -1)
     columns["status"] = ((), np.dtype(np.uint8), MISSING)
     layout = manifest.layout(directory)
-    with h5py.File(INDEX, "w", driver="core", backing_store=False) as file:
+
+    def compose(file: h5py.File) -> None:
         file.attrs["rows"] = manifest.rows
         file.attrs["shards"] = len(layout)
         for name, (shape, dtype, fill) in columns.items():
@@ -232,9 +233,8 @@ def write_index(directory: Path, manifest: Manifest) -> None:
                 virtual[first : first + count] = source
             value = 0 if np.isnan(fill) and dtype.kind != "f" else fill
             file.create_virtual_dataset(name, virtual, fillvalue=dtype.type(value))
-        file.flush()
-        image = file.id.get_file_image()
-    put(directory / INDEX, image)
+
+    put(directory / INDEX, compose)
 
 
 def index_fits(directory: Path, manifest: Manifest) -> bool:

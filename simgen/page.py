@@ -176,7 +176,7 @@ class Page:
     def render(self) -> str:
         """The whole page."""
         end = "</section>" if self.sections else ""
-        links = "".join(
+        links = "\n".join(
             f'<a href="#{html.escape(k)}">{html.escape(title)}</a>' for k, title in self.sections
         )
         return (

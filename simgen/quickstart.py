@@ -94,6 +94,7 @@ def tour(
         posterior,
         verdict=verdict,
         observation=observed,
+        truth=truth,
         simulator=simulator,
         dataset=dataset,
     )

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from .calibration import Verdict
 
 COLUMNS = 50
+CHECKS = (
+    "ranks: place of the truth among the draws, parameter by parameter; coverage: how much of the "
+    "posterior is denser than the truth; tarp: distances to points that x chooses; dependence: "
+    "whether ranks follow x, as they would if the prior stood in for the posterior; contraction: "
+    "1 is a point, 0 is the prior over again."
+)
 
 
 def report(
@@ -227,7 +233,7 @@ def _checked(page: Page, verdict: Verdict | None, missing: list[str]) -> None:
     page.text(verdict.headline, "lead good" if verdict.passed else "lead bad")
     page.text(
         f"{verdict.n} pairs: {verdict.source}; {verdict.draws} draws each. p-values are corrected "
-        f"for the number of checks (Holm): of exact posteriors, {verdict.alpha:.0%} fail any.",
+        f"for the number of checks (Holm): {100 * verdict.alpha:g} % of exact ones fail any.",
         "soft",
     )
     words = {
@@ -249,6 +255,7 @@ def _checked(page: Page, verdict: Verdict | None, missing: list[str]) -> None:
     ]
     header = ["check", "parameter", "statistic", "p", "corrected p", "", "finding"]
     page.table(header, rows, numbers=[2, 3, 4], raw=[1, 5])
+    page.text(CHECKS, "soft")
     if verdict.ranks:
         page.figure(
             verdict.plot(),

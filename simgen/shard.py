@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 import errno
+import io
 import itertools
 import os
 import re
@@ -36,7 +37,7 @@ import time
 import zlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,12 +110,12 @@ def abandoned(file: Path) -> bool:
         return False
 
 
-def put(path: Path, content: bytes, exclusive: bool = False) -> None:
+def put(path: Path, content: bytes | Callable[[h5py.File], None], exclusive: bool = False) -> None:
     """Writes a file whole or not at all, and to disk before it returns.
 
     Arguments:
         path: Where; an existing file is replaced in one step.
-        content: The bytes.
+        content: The bytes; or what writes them into an open HDF5 file.
         exclusive: Whether an existing file is an error instead.
 
     Raises:
@@ -123,9 +124,15 @@ def put(path: Path, content: bytes, exclusive: bool = False) -> None:
     """
     temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{next(_COUNT)}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
+        with open(temporary, "x+b", buffering=0) as file:
+            sink = _Sink(file)
+            if isinstance(content, bytes):
+                sink.write(content)
+            else:
+                with h5py.File(sink, "w") as hdf5:
+                    content(hdf5)
+            if sink.error is not None:
+                raise sink.error
             os.fsync(file.fileno())
         if exclusive:
             os.link(temporary, path)
@@ -142,6 +149,36 @@ def put(path: Path, content: bytes, exclusive: bool = False) -> None:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+class _Sink:
+    """A file that HDF5 writes to; it keeps an error for later, as HDF5 cannot close what fails."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+        self.seek, self.tell = file.seek, file.tell
+        self.read, self.readinto = file.read, file.readinto
+
+    def write(self, content: Any) -> int:
+        view = memoryview(content).cast("B")
+        written = 0
+        while written < len(view) and self.error is None:
+            try:
+                written += self.file.write(view[written:]) or 0
+            except OSError as error:
+                self.error = error
+        return len(view)
+
+    def truncate(self, size: int) -> int:
+        try:
+            return self.file.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
 
 
 def open_file(path: Path) -> h5py.File:
@@ -172,9 +209,6 @@ def write_shard(
 ) -> Path:
     """Writes the shard of the rows from `first` on.
 
-    The file is composed in memory, so that a full disk is met by a plain write, where it does no
-    harm.
-
     Arguments:
         directory: The dataset.
         first: The number of its first row.
@@ -197,18 +231,17 @@ def write_shard(
     errors = np.empty(len(failures), dtype=[("row", np.int64), ("kind", text), ("message", text)])
     for i, failure in enumerate(failures):
         errors[i] = (failure.row, _text(failure.kind), _text(failure.message))
-    size = sum(array.nbytes for array in columns.values()) + (1 << 16)
-    name = shard_name(first)
-    with h5py.File(name, "w", driver="core", backing_store=False, block_size=size) as file:
+
+    def compose(file: h5py.File) -> None:
         file.attrs["count"] = count
         for key, array in columns.items():
             stored = file.create_dataset(key, data=array)
             stored.attrs["crc32"] = np.uint32(checksum(array))
         file.create_dataset("errors", data=errors)
-        file.flush()
-        image = file.id.get_file_image()
-    put(directory / name, image)
-    return directory / name
+
+    path = directory / shard_name(first)
+    put(path, compose)
+    return path
 
 
 def _text(value: str) -> str:
@@ -364,6 +397,10 @@ class Segments:
                 self.read(name, start, stop, out[i:j])
             else:
                 block = self.read(name, start, stop)
-                out[i:j] = block.reshape(stop - start, *out.shape[1:])[rows[i:j] - start]
+                block = block.reshape(stop - start, *out.shape[1:])
+                if block.dtype == out.dtype:  # in range already: "clip" spares a buffer
+                    np.take(block, rows[i:j] - start, axis=0, out=out[i:j], mode="clip")
+                else:
+                    out[i:j] = block[rows[i:j] - start]
             i = j
         return out

@@ -21,7 +21,7 @@ from torch import Tensor
 from .dataset import Dataset, DatasetError, View
 
 SHUFFLE = 4  # purpose of a random stream, beside those of a simulation
-_CHUNK = 1 << 20  # bytes of one contiguous read
+_CHUNK = 4 << 20  # bytes of one contiguous read, at most
 _UNSIGNED = {"uint16": torch.int32, "uint32": torch.int64, "uint64": torch.int64}
 
 
@@ -128,30 +128,29 @@ class Batches:
     def _windows(self, generator: np.random.Generator) -> list[tuple[list[np.ndarray], int]]:
         """The windows of an epoch: the rows of their chunks, a seed for the order within."""
         budget = self.memory // 3  # one in use, one on its way, and what reading takes
-        size = max(1, min(_CHUNK, budget // 4) // self._width)
+        size = max(1, min(_CHUNK, budget // 16) // self._width)
         count = -(-len(self.rows) // size)
         chunks = [self.rows[i * size : (i + 1) * size] for i in range(count)]
         order = generator.permutation(count) if self.shuffle else np.arange(count)
         each = max(1, budget // (size * self._width))
         return [
-            ([chunks[i] for i in order[k : k + each]], int(generator.integers(1 << 62)))
+            ([chunks[i] for i in np.sort(order[k : k + each])], int(generator.integers(1 << 62)))
             for k in range(0, count, each)
         ]
 
-    def _load(self, window: tuple[list[np.ndarray], int]) -> dict[str, Tensor]:
-        """A window's rows, in the order in which they are served."""
+    def _load(self, window: tuple[list[np.ndarray], int]) -> tuple[dict[str, Tensor], Tensor]:
+        """A window's rows as they lie on disk, and the order in which to serve them."""
         chunks, seed = window
-        n = sum(len(chunk) for chunk in chunks)
-        place = np.random.default_rng(seed).permutation(n) if self.shuffle else np.arange(n)
+        ends = np.cumsum([len(chunk) for chunk in chunks])
         out = {}
         for name, column in self._fields.items():
-            array = np.empty((n, *column.field.shape), column.dtype)
-            at = 0
-            for chunk in chunks:
-                array[place[at : at + len(chunk)]] = self.view.dataset.read_rows(name, chunk)
-                at += len(chunk)
+            array = np.empty((int(ends[-1]), *column.field.shape), column.dtype)
+            for chunk, end in zip(chunks, ends):
+                self.view.dataset.read_rows(name, chunk, array[end - len(chunk) : end])
             out[name] = _tensor(array)
-        return out
+        n = int(ends[-1])
+        order = np.random.default_rng(seed).permutation(n) if self.shuffle else np.arange(n)
+        return out, torch.from_numpy(order)
 
     def _from_disk(
         self, generator: np.random.Generator, start: int
@@ -163,6 +162,7 @@ class Batches:
         with ThreadPoolExecutor(1, thread_name_prefix="simgen-read") as reader:
             ahead = reader.submit(self._load, windows[w]) if w < len(windows) else None
             held: dict[str, Tensor] = {}
+            order = torch.empty(0, dtype=torch.int64)
             low = high = 0
             for step in range(start, self.steps):
                 parts: list[dict[str, Tensor]] = []
@@ -179,13 +179,13 @@ class Batches:
                         w += 1
                         ahead = reader.submit(self._load, windows[w]) if w < len(windows) else None
                     stop = min(end, high)
-                    parts.append({k: v[position - low : stop - low] for k, v in held.items()})
+                    index = order[position - low : stop - low]
+                    parts.append({k: v.index_select(0, index) for k, v in held.items()})
                     position = stop
                 yield {k: self._joined([part[k] for part in parts]) for k in self.names}
 
     def _joined(self, parts: list[Tensor]) -> Tensor:
-        # a copy: a slice would keep its whole window alive
-        return torch.cat(parts).to(self.device, non_blocking=True)
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(self.device)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -6,13 +6,13 @@ Bad input is one line and exit code 2, an interruption is 130, and there is no t
 
 from __future__ import annotations
 
-__all__ = ["display", "end", "say", "show"]
+__all__ = ["again", "display", "end", "say", "show"]
 
 import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -55,6 +55,16 @@ def show(sections: Iterable[Section]) -> None:
         console.print(table)
 
 
+@contextlib.contextmanager
+def again() -> Iterator[None]:
+    """Work that the same command goes on with, once interrupted: says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("simgen: run the same command again to go on", file=sys.stderr)
+        raise
+
+
 def end(app: Callable[..., Any], arguments: Sequence[str] | None = None) -> None:
     """Runs a typer application and ends the process with its exit code.
 
@@ -62,7 +72,7 @@ def end(app: Callable[..., Any], arguments: Sequence[str] | None = None) -> None
         app: The application.
         arguments: The words of the command; those of this process unless given.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("simgen: %(message)s"))
     logging.getLogger("simgen").addHandler(handler)

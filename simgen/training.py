@@ -229,6 +229,8 @@ class Training:
         try:
             with Bar(title, len(self.source) * self.plan.max_epochs, progress) as self._bar:
                 self._bar.advance(round(self.step / self.steps * self._bar.total))
+                if self.step == 0:  # the closed-form start may already be the best
+                    self.best_loss = self._validate()
                 while not self.finished:
                     self._epoch()
                     self._clock()

@@ -380,13 +380,15 @@ class Payload(NamedTuple):
 
     def load(self) -> Simulator:
         """The simulator; one copy a process."""
-        if self.key not in _cache:
+        simulator = _cache.get(self.key)
+        if simulator is None:
             content = self.content
             if isinstance(content, str):
                 content = Path(content).read_bytes()
+            simulator = cloudpickle.loads(content)
             _cache.clear()
-            _cache[self.key] = cloudpickle.loads(content)
-        return _cache[self.key]
+            _cache[self.key] = simulator
+        return simulator
 
 
 def execute(payload: Payload, task: Task) -> Result:

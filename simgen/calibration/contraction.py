@@ -1,9 +1,11 @@
 r"""Contraction: how much narrower the posterior is than the prior.
 
 .. math::
-    c = 1 - \frac{E_x \mathrm{Var}_q(\vartheta \mid x)}{\mathrm{Var}(\vartheta)}, \qquad
+    c = 1 - \frac{E_x \mathrm{Var}_q(\vartheta \mid x)}
+        {E_x \mathrm{Var}_q(\vartheta \mid x) + \mathrm{Var}_x E_q(\vartheta \mid x)}, \qquad
     I = E\big[\log q(\vartheta \mid x) - \log p(\vartheta)\big]
 
+The denominator is the variance of all posteriors together, which is the prior's if they are right.
 A calibrated posterior may still say nothing: c near 0 is the prior over again. No pass or fail,
 but never hidden.
 """
@@ -18,15 +20,18 @@ UNINFORMATIVE = 0.05
 """Below this contraction a parameter is called uninformed."""
 
 
-def contraction(variances: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """One minus the mean posterior variance over the variance of the true values, shape (k,).
+def contraction(means: np.ndarray, variances: np.ndarray, draws: int) -> np.ndarray:
+    """One minus the mean posterior variance over the variance of all posteriors, shape (k,).
 
     Arguments:
+        means: Of the draws of each pair, shape (n, k).
         variances: Of the draws of each pair, shape (n, k).
-        truth: True values, shape (n, k).
+        draws: The number S of draws a pair, whose noise in the means is taken off.
     """
-    total = np.var(np.asarray(truth, dtype=np.float64), axis=0, ddof=1)
-    return 1 - np.mean(variances, axis=0) / np.where(total > 0, total, 1.0)
+    within = np.mean(variances, axis=0)
+    between = np.maximum(np.var(means, axis=0, ddof=1) - within / draws, 0.0)
+    total = within + between
+    return between / np.where(total > 0, total, 1.0)
 
 
 def information(log_q: np.ndarray, log_prior: np.ndarray) -> tuple[float, float]:

@@ -65,7 +65,7 @@ def select(
         names, columns = tuple(dataset), {}
     else:
         dataset, rows, source, notes = _unseen(dataset, provenance)
-        rounds = dataset.provenance.get("rounds") or ()
+        rounds: Any = dataset.provenance.get("rounds") or ()
         if len(rounds) > 1:  # later rounds do not follow the prior
             rows = rows[rows < rounds[1]["first"]]
         names = tuple(dataset.fields)

@@ -141,17 +141,18 @@ def _draw(
     rng: np.random.Generator,
     progress: bool,
 ) -> dict[str, Any]:
-    """Ranks of every check, (n, k) or (n,), variances of the draws (n, k), log q (n,)."""
+    """Ranks of every check, (n, k) or (n,), means and variances of draws (n, k), log q (n,)."""
     reference = torch.as_tensor(reference_points(prediction, rng))
     scale = torch.as_tensor(prediction.scale)
     parts: dict[str, list[Any]] = {
-        k: [] for k in ("ranks", "coverage", "tarp", "variance", "log_q")
+        k: [] for k in ("ranks", "coverage", "tarp", "mean", "variance", "log_q")
     }
     with _advancing(len(pairs), progress) as advance:
         for batch in draw(conditional, pairs.truth, pairs.given, draws, seed):
             values = quantities(batch.draws).double()
             truth = quantities(batch.truth).double()
             parts["ranks"].append(_ranked(count_below(values, truth), rng))
+            parts["mean"].append(values.mean(0).numpy())
             parts["variance"].append(values.var(0).numpy())
             closer = count_closer(values, truth, reference[batch.rows], scale[batch.rows])
             parts["tarp"].append(_ranked(closer, rng))
@@ -198,7 +199,7 @@ def _judge(
         )
         row = _row("dependence", name, mean, None, finding)
         rows.append(row | {"p_value": p})
-    shrink = contraction(found["variance"], quantities.truth)
+    shrink = contraction(found["mean"], found["variance"], draws)
     for name, c in zip(quantities.names, shrink):
         finding = "uninformative: no narrower than the prior" if c < UNINFORMATIVE else ""
         rows.append(_row("contraction", name, float(c), None, finding))

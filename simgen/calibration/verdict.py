@@ -70,7 +70,8 @@ class Verdict:
     def headline(self) -> str:
         """One sentence."""
         if self.passed:
-            text = f"Calibrated: {self.n} pairs show no departure at the {self.alpha:.0%} level."
+            level = f"{100 * self.alpha:g} %"
+            text = f"Calibrated: {self.n} pairs show no departure at the {level} level."
         else:
             failed = [row for row in self.table if row["passed"] is False]
             worst = min(failed, key=lambda row: row["p_value"])

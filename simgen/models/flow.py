@@ -104,13 +104,16 @@ class MaskedAffine(nn.Module):
         self.lazy = zuko.flows.MaskedAutoregressiveTransform(
             features, context, passes=passes, order=order, hidden_features=hidden
         )
+        if hasattr(self.lazy, "hyper"):  # one variable given nothing has no network
+            nn.init.zeros_(self.lazy.hyper[-1].weight)
+            nn.init.zeros_(self.lazy.hyper[-1].bias)
 
     def call_and_ladj(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         """y (n, d) and log |det dy/dx| (n,) of x (n, d) given contexts (n, c)."""
         return self.lazy(c).call_and_ladj(x)
 
     def inverse(self, y: Tensor, c: Tensor | None) -> Tensor:
-        """x (n, d) of y (n, d)."""
+        """x (s, n, d) of y (s, n, d) given contexts (n, c)."""
         return self.lazy(c).inv(y)
 
 
@@ -170,9 +173,9 @@ class LinearGaussian(nn.Module):
         return (x - shift) @ self._matrix().t(), self.log_diagonal.sum()
 
     def inverse(self, y: Tensor, c: Tensor | None) -> Tensor:
-        """x (n, k) of y (n, k)."""
-        x = torch.linalg.solve_triangular(self._matrix(), y.t(), upper=False).t()
-        return x + torch.addmm(self.bias, c, self.weight)
+        """x (s, n, k) of y (s, n, k) given contexts (n, c)."""
+        inverse = torch.linalg.inv(self._matrix())
+        return y @ inverse.t() + torch.addmm(self.bias, c, self.weight)
 
 
 class FlowModule(nn.Module):
@@ -220,7 +223,7 @@ class FlowModule(nn.Module):
         return total - 0.5 * (z.square().sum(-1) + self.features * math.log(2 * math.pi))
 
     def transport(self, noise: Tensor, context: Tensor | None) -> Tensor:
-        """Maps standard normal noise (n, k) to draws of z."""
+        """Maps standard normal noise (s, n, k) to draws of z given contexts (n, c)."""
         for layer in reversed(self.layers):
             noise = layer.inverse(noise, context)
         return noise
@@ -244,8 +247,13 @@ class FlowDistribution(Distribution):
 
     def transport(self, noise: Tensor) -> Tensor:
         """Maps noise (..., k) ~ N(0, I) to draws."""
-        flat, context = self._flat(noise)
-        return self.module.transport(flat, context).view(noise.shape)
+        batch = self.batch_shape
+        if self.context is None or noise.shape[noise.dim() - 1 - len(batch) : -1] != batch:
+            flat, context = self._flat(noise)
+            return self.module.transport(flat[None], context).view(noise.shape)
+        n, k = max(batch.numel(), 1), noise.shape[-1]
+        context = self.context.reshape(n, -1)
+        return self.module.transport(noise.reshape(-1, n, k), context).view(noise.shape)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draws (*sample_shape, *batch, k)."""

@@ -16,10 +16,9 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["MaskedSpline", "RationalQuadratic", "rational_quadratic"]
+__all__ = ["MaskedSpline", "rational_quadratic", "rational_quadratic_inverse"]
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +26,6 @@ import torch
 import zuko
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.distributions import Transform, constraints
 
 BOUND = 5.0  # outside [-5, 5] the spline is the identity
 SMALLEST = 1e-3  # least width and height of a bin, as a share of the whole
@@ -44,20 +42,24 @@ def _tables(bins: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor
 
 
 def _locate(v: Tensor, phi: Tensor, side: int) -> tuple[Tensor, ...]:
-    """The bin of v (m,) along x (side 0) or y (side 1), with its knots, all (m,), from phi (3K - 1, m)."""
+    """The bin of v (*shape) along x (side 0) or y (side 1), with its knots, from phi (3K - 1, *shape).
+
+    Axes of phi may be one where those of v are not: what many values share is computed once.
+    """
     bins = (len(phi) + 1) // 3
     below, offset, _ = _tables(bins, phi.dtype, phi.device)
-    share = torch.softmax(phi[: 2 * bins].view(2, bins, -1), 1)
-    knots = torch.matmul(below, share).add_(offset)
+    share = torch.softmax(phi[: 2 * bins].view(2, bins, *phi.shape[1:]), 1)
+    knots = torch.matmul(below, share.flatten(2)).add_(offset).view(2, bins + 1, *phi.shape[1:])
     inside = v.abs() < BOUND
     v = v.clamp(-BOUND, BOUND)
     k = (knots[side, 1:bins] <= v).sum(0)
-    both = k.expand(2, 1, -1)
-    x0, y0 = knots.gather(1, both).squeeze(1).unbind(0)
+    both = k.expand(2, 1, *k.shape)
+    x0, y0 = knots.expand(2, -1, *k.shape).gather(1, both).squeeze(1).unbind(0)
     scale = 2 * BOUND * (1 - bins * SMALLEST)
-    size = share.gather(1, both).squeeze(1).mul_(scale).add_(2 * BOUND * SMALLEST)
-    width, height = size.unbind(0)
-    slopes = nn.functional.pad(phi[2 * bins :], (0, 0, 1, 1)).gather(0, torch.stack((k, k + 1)))
+    size = share.expand(2, -1, *k.shape).gather(1, both).squeeze(1)
+    width, height = size.mul_(scale).add_(2 * BOUND * SMALLEST).unbind(0)
+    slopes = torch.cat((zero := torch.zeros_like(phi[:1]), phi[2 * bins :], zero))
+    slopes = slopes.expand(-1, *k.shape).gather(0, torch.stack((k, k + 1)))
     return share, inside, v, k, x0, y0, width, height, slopes.exp_()
 
 
@@ -133,7 +135,7 @@ def rational_quadratic(x: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rational_quadratic_inverse(y: Tensor, phi: Tensor) -> Tensor:
-    """The inverse spline of y (m,), by the root of a quadratic (Durkan et al., eq. 29)."""
+    """The inverse spline of y (*shape), by the root of a quadratic (Durkan et al., eq. 29)."""
     _, inside, v, _, x0, y0, width, height, slopes = _locate(y, phi, 1)
     d0, d1 = slopes.unbind(0)
     s = height / width
@@ -146,49 +148,12 @@ def rational_quadratic_inverse(y: Tensor, phi: Tensor) -> Tensor:
     return torch.where(inside, x0 + t * width, y)
 
 
-class RationalQuadratic(Transform):
-    """Elementwise splines with parameters phi (*, 3K - 1), for values (*)."""
-
-    domain = constraints.real
-    codomain = constraints.real
-    bijective = True
-    sign = +1
-
-    def __init__(self, phi: Tensor) -> None:
-        super().__init__()
-        self.phi = phi
-
-    def _flat(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Values and parameters with all that varies within one parameter last: (d, *), as the network wrote it."""
-        shape = torch.broadcast_shapes(v.shape, self.phi.shape[:-1])
-        phi = self.phi.expand(*shape, -1)
-        n = len(shape)
-        flat = phi.permute(n, n - 1, *range(n - 1)).reshape(phi.shape[-1], -1)
-        return v.expand(shape).movedim(-1, 0), flat
-
-    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """y and log dy/dx, elementwise."""
-        v, phi = self._flat(x)
-        y, ladj = rational_quadratic(v.reshape(-1), phi)
-        return y.view(v.shape).movedim(0, -1), ladj.view(v.shape).movedim(0, -1)
-
-    def _call(self, x: Tensor) -> Tensor:
-        return self.call_and_ladj(x)[0]
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        v, phi = self._flat(y)
-        return rational_quadratic_inverse(v.reshape(-1), phi).view(v.shape).movedim(0, -1)
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """log dy/dx, elementwise."""
-        return self.call_and_ladj(x)[1]
-
-
 class MaskedSpline(zuko.flows.MaskedAutoregressiveTransform):
     """zuko's masked autoregressive transformation with these splines.
 
     It differs from zuko's own in two ways that only concern speed: the last layer writes all values of a parameter
-    side by side, and drawing computes, at each pass, the variables of that pass alone.
+    side by side, and drawing computes, at each pass, the variables of that pass alone, by the hidden units that
+    they depend on alone, and once a context where they depend on nothing else.
 
     Arguments:
         features: Number of variables d.
@@ -219,7 +184,6 @@ class MaskedSpline(zuko.flows.MaskedAutoregressiveTransform):
             passes=passes,
             order=order,
             shapes=[(3 * bins - 1,)],
-            univariate=RationalQuadratic,
             hidden_features=tuple(hidden),
             activation=nn.ReLU,
         )
@@ -227,41 +191,54 @@ class MaskedSpline(zuko.flows.MaskedAutoregressiveTransform):
         last = self.hyper[-1]
         mask = last.mask.view(features, self.total, -1).transpose(0, 1)
         last.mask.copy_(mask.reshape(features * self.total, -1).clone())
+        nn.init.zeros_(last.weight)  # the identity: what comes before it is the first answer
+        nn.init.zeros_(last.bias)
 
-    def _hidden(self, x: Tensor, c: Tensor | None) -> Tensor:
-        if self.self_contained:
-            c = torch.ones_like(x)
-        h = x if c is None else torch.cat((x, c), -1)
-        for layer in list(self.hyper)[:-1]:
-            h = layer(h)
-        return h
+        # the pass from which on a unit of each layer can be computed: 0 where it depends on the context alone
+        level = torch.cat([self.order + 1, torch.zeros(context or int(self_contained))]).long()
+        self.levels = [level]
+        for layer in list(self.hyper)[::2][:-1]:
+            level = torch.where(layer.mask, level, 0).amax(1)
+            self.levels.append(level)
 
     def call_and_ladj(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         """y (n, d) and log |det dy/dx| (n,) of x (n, d) given contexts (n, c)."""
-        last = self.hyper[-1]
-        h = self._hidden(x, c)
+        *layers, last = self.hyper
+        h = self._input(x, c)
+        for layer in layers:
+            h = layer(h)
         phi = torch.addmm(last.bias[:, None], last.mask * last.weight, h.t())
         n = len(x)
         y, ladj = rational_quadratic(x.t().reshape(-1), phi.view(self.total, -1))
         return y.view(self.features, n).t(), ladj.view(self.features, n).sum(0)
 
+    def _input(self, x: Tensor, c: Tensor | None) -> Tensor:
+        if self.self_contained:
+            c = torch.ones_like(x[..., :1])
+        return x if c is None else torch.cat((x, c.expand(*x.shape[:-1], -1)), -1)
+
     def inverse(self, y: Tensor, c: Tensor | None) -> Tensor:
-        """x (n, d) of y (n, d): one pass a group of variables, each computing its own group."""
-        last = self.hyper[-1]
-        weight = (last.mask * last.weight).view(self.total, self.features, -1)
-        bias = last.bias.view(self.total, self.features, 1)
-        columns: list[Tensor | None] = [None] * self.features
-        x = torch.zeros_like(y)
+        """x (s, n, d) of y (s, n, d) given contexts (n, c)."""
+        s, n, d = y.shape
+        linear = list(self.hyper)[::2]
+        weights = [layer.mask * layer.weight for layer in linear]
+        columns: list[Tensor] = [torch.zeros((), dtype=y.dtype, device=y.device)] * d
         for group in range(int(self.order.max()) + 1):
+            lead = s if group else 1  # the first group is the same for all draws of a context
+            known = [v.expand(lead, n) if v.dim() == 0 else v for v in columns]
+            h = self._input(torch.stack(known, -1), c).view(lead * n, -1)
             members = (self.order == group).nonzero().squeeze(-1)
-            h = self._hidden(x, c)
-            w = weight[:, members].flatten(0, 1)
-            phi = torch.addmm(bias[:, members].flatten(0, 1), w, h.t())
-            v = rational_quadratic_inverse(
-                y[:, members].t().reshape(-1), phi.view(self.total, -1)
-            ).view(len(members), -1)
-            for i, member in enumerate(members.tolist()):
-                columns[member] = v[i]
-            zero = torch.zeros_like(y[:, 0])
-            x = torch.stack([zero if v is None else v for v in columns], -1)
-        return x
+            units = [(level <= group).nonzero().squeeze(-1) for level in self.levels]
+            h = h[:, units[0]]
+            for i, layer in enumerate(linear[:-1]):
+                out, enter = units[i + 1], units[i]
+                h = torch.addmm(layer.bias[out], h, weights[i][out][:, enter].t()).relu_()
+            shape = (self.total, d, -1)
+            weight = weights[-1].view(shape)[:, members].flatten(0, 1)[:, units[-1]]
+            bias = linear[-1].bias.view(shape)[:, members].flatten(0, 1)
+            phi = torch.addmm(bias, weight, h.t())
+            value = y[..., members].movedim(-1, 0)
+            phi = phi.view(self.total, len(members), lead, n)
+            for member, v in zip(members.tolist(), rational_quadratic_inverse(value, phi)):
+                columns[member] = v
+        return torch.stack(columns, -1)

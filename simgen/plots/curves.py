@@ -23,6 +23,8 @@ def loss_curves(history: Any) -> Figure:
     Arguments:
         history: A dict of lists, epoch, train_loss, validation_loss, or a list of such rows.
     """
+    from matplotlib.ticker import MaxNLocator
+
     columns = _columns(history)
     figure = new_figure(6.0, 3.2)
     ax = figure.subplots()
@@ -53,6 +55,7 @@ def loss_curves(history: Any) -> Figure:
         low, high = np.nanmin(finite), np.nanmax(tail[np.isfinite(tail)])
         if high > low and np.nanmax(finite) > high + 2 * (high - low):
             ax.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("epoch")
     ax.set_ylabel("loss [nats]")
     ax.grid(alpha=0.25, lw=0.6)

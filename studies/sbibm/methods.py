@@ -50,9 +50,12 @@ def npe(density_estimator: str) -> Method:
 
         def draw(x: Array, n: int) -> Array:
             rows = torch.as_tensor(x)
-            if len(rows) == 1:
-                return posterior.sample((n,), x=rows, show_progress_bars=False)[:, None].numpy()
-            return posterior.sample_batched((n,), x=rows, show_progress_bars=False).numpy()
+            with _scratch():
+                if len(rows) == 1:
+                    return posterior.sample((n,), x=rows, show_progress_bars=False)[
+                        :, None
+                    ].numpy()
+                return posterior.sample_batched((n,), x=rows, show_progress_bars=False).numpy()
 
         return draw
 

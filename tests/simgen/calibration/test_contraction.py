@@ -6,9 +6,13 @@ from simgen.calibration.contraction import contraction, information
 
 def test_contraction_of_a_gaussian() -> None:
     rng = np.random.default_rng(0)
-    truth = 2.0 * rng.standard_normal((20_000, 2))
-    variances = np.stack([np.full(20_000, 0.4), np.full(20_000, 4.0)], 1)
-    assert np.allclose(contraction(variances, truth), [0.9, 0.0], atol=0.04)
+    scale = np.array([0.9, 0.0]) ** 0.5
+    means, draws = rng.standard_normal((20_000, 2)) * scale, 50
+    within = np.array([0.1, 1.0])
+    noisy = means + rng.standard_normal((20_000, 2)) * (within / draws) ** 0.5
+    found = contraction(noisy, np.tile(within, (20_000, 1)), draws)
+    # The relative error of a variance is sqrt(2 / n) = 0.01.
+    assert np.allclose(found, [0.9, 0.0], atol=0.005)
 
 
 def test_information_of_a_gaussian_is_half_the_log_of_the_variance_ratio() -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
 
-from simgen.calibration.uniformity import assess, randomised_ranks
+from simgen.calibration.uniformity import Uniformity, assess, randomised_ranks
 
 S = 255
 
@@ -13,18 +13,23 @@ def ranks_of(bias: float, width: float, n: int, rng: np.random.Generator) -> np.
     return (draws < rng.standard_normal(n)).sum(0)
 
 
-def test_size_is_at_most_the_level() -> None:
+@pytest.fixture(scope="module")
+def null() -> list[Uniformity]:
+    """The tests of 800 sets of 80 uniform ranks."""
     rng = np.random.default_rng(0)
-    p = np.array([assess(rng.integers(0, S + 1, 100), S, rng).p_value for _ in range(1000)])
+    return [assess(rng.integers(0, S + 1, 80), S, rng) for _ in range(800)]
+
+
+def test_size_is_at_most_the_level(null: list[Uniformity]) -> None:
+    p = np.array([result.p_value for result in null])
     for level in (0.01, 0.1):
         assert (p < level).mean() <= level + 4 * np.sqrt(level * (1 - level) / len(p))
 
 
 @pytest.mark.parametrize("test", ["ks", "band", "shift", "spread"])
-def test_each_part_has_the_right_size(test: str) -> None:
-    rng = np.random.default_rng(3)
-    p = np.array([assess(rng.integers(0, S + 1, 80), S, rng).tests[test] for _ in range(1000)])
-    assert binomtest(int((p < 0.1).sum()), 1000, 0.1).pvalue > 1e-4
+def test_each_part_has_the_right_size(null: list[Uniformity], test: str) -> None:
+    p = np.array([result.tests[test] for result in null])
+    assert binomtest(int((p < 0.1).sum()), len(p), 0.1).pvalue > 1e-4
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Rational-quadratic splines: against zuko's, gradients, inverse."""
 
+import pytest
 import torch
 import zuko
 from torch.autograd import gradcheck
@@ -7,7 +8,7 @@ from torch.autograd import gradcheck
 from simgen.models.spline import (
     BOUND,
     SMALLEST,
-    RationalQuadratic,
+    MaskedSpline,
     rational_quadratic,
     rational_quadratic_inverse,
 )
@@ -64,12 +65,26 @@ def test_inverse_and_identity_outside():
     assert torch.equal(y, far) and (ladj == 0).all()
 
 
-def test_transform_in_any_shape():
-    _, phi = parameters(24)
-    spline = RationalQuadratic(phi.T.reshape(2, 3, 4, -1))
-    x = torch.randn(2, 3, 4, dtype=torch.float64)
-    y, ladj = spline.call_and_ladj(x)
-    torch.testing.assert_close(spline.inv(y), x, rtol=1e-8, atol=1e-8)
-    alone = RationalQuadratic(phi.T.reshape(2, 3, 4, -1)[1, 2]).call_and_ladj(x[1, 2])
-    torch.testing.assert_close(y[1, 2], alone[0])
-    torch.testing.assert_close(ladj[1, 2], alone[1])
+def test_shared_parameters_are_broadcast():
+    _, phi = parameters(7)
+    y = torch.randn(5, 7, dtype=torch.float64)
+    shared = rational_quadratic_inverse(y, phi[:, None])
+    alone = torch.stack([rational_quadratic_inverse(row, phi) for row in y])
+    assert torch.equal(shared, alone)
+
+
+@pytest.mark.parametrize("passes", [None, 2])
+@pytest.mark.parametrize("features", [1, 2, 5])
+def test_masked_spline_inverts_itself(features, passes):
+    torch.manual_seed(0)
+    order = torch.randperm(features)
+    layer = MaskedSpline(features, 3, 8, passes, order, (32, 32)).double()
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    context = torch.randn(4, 3, dtype=torch.float64)
+    y = torch.randn(6, 4, features, dtype=torch.float64)
+    with torch.no_grad():
+        x = layer.inverse(y, context)
+        again, _ = layer.call_and_ladj(x.view(24, -1), context.repeat(6, 1))
+    torch.testing.assert_close(again.view(6, 4, -1), y, rtol=1e-7, atol=1e-7)
