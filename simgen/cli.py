@@ -176,13 +176,12 @@ def sample_(
     """Draw from a model, given an observation."""
     from .conditional import load
     from .inspection import summary_section
-    from .observation import read_observation, write_samples
-    from .samples import Samples
+    from .observation import draw_samples, read_observation, write_samples
 
     conditional = load(file)
     observed = read_observation(given or [], conditional)
     _writable(out)
-    samples = Samples.draw(conditional(**observed.given), n, seed=seed)
+    samples = draw_samples(conditional, observed.given, n, seed)
     write_samples(samples, out)
     if samples.names:
         show([summary_section(f"{out}: {n} draws", samples.summary(observed.truth))])
@@ -333,7 +332,8 @@ def import_(
     from .importing import import_arrays
 
     names = arguments.settings(field or [])
-    say(repr(import_arrays(source, out, names, prior and arguments.prior(prior))))
+    known = None if prior is None else arguments.prior(prior)
+    say(repr(import_arrays(source, out, names, known)))
 
 
 @app.command("repair")

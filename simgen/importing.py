@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["import_arrays"]
+__all__ = ["import_arrays", "read_npz"]
 
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,23 +39,34 @@ def import_arrays(
     source = Path(source)
     if not source.is_file():
         raise DatasetError(f"there is no file {source}")
-    arrays = _npz(source, fields) if source.suffix == ".npz" else _hdf5(source, fields, prior)
+    arrays: dict[str, Any] = (
+        _npz(source, fields) if source.suffix == ".npz" else _hdf5(source, fields, prior)
+    )
     return Dataset.create(Path(path), prior=prior, **arrays)
 
 
 def _npz(source: Path, fields: Mapping[str, str]) -> dict[str, np.ndarray]:
     try:
-        with np.load(source, allow_pickle=False) as file:
-            chosen = dict(fields) or {k: k for k in file.files}
-            if missing := [k for k in chosen.values() if k not in file.files]:
-                raise DatasetError(
-                    f"{source} has no array {missing[0]!r}; it has {', '.join(file.files)}"
-                )
-            return {name: file[array] for name, array in chosen.items()}
-    except DatasetError:
-        raise
-    except (OSError, ValueError, EOFError) as error:
-        raise DatasetError(f"{source} cannot be read as .npz: {error}") from None
+        arrays = read_npz(source)
+    except ValueError as error:
+        raise DatasetError(str(error)) from None
+    chosen = dict(fields) or {k: k for k in arrays}
+    if missing := [k for k in chosen.values() if k not in arrays]:
+        raise DatasetError(f"{source} has no array {missing[0]!r}; it has {', '.join(arrays)}")
+    return {name: arrays[array] for name, array in chosen.items()}
+
+
+def read_npz(source: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file by name.
+
+    Raises:
+        ValueError: If the file is damaged or something else.
+    """
+    try:
+        with open(source, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {k: arrays[k] for k in arrays.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{source} cannot be read as .npz: {error}") from None
 
 
 def _hdf5(source: Path, fields: Mapping[str, str], prior: Prior | None) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from .field import Field
+from .importing import read_npz
 
 FACTS = ("", "")
 _MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -233,11 +234,7 @@ def plus_minus(mean: float, sd: float) -> str:
 
 
 def _arrays(path: Path) -> list[Section]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            rows = [(k, str(file[k].shape), str(file[k].dtype)) for k in file.files]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as .npz: {error}") from None
+    rows = [(k, str(v.shape), str(v.dtype)) for k, v in read_npz(path).items()]
     title = f"NumPy file {path}: simgen import makes a dataset of it"
     return [Section(title, ("array", "shape", "type"), rows)]
 

@@ -7,7 +7,7 @@ arrays by the names of the fields; a .json file may hold a vector by the names o
 
 from __future__ import annotations
 
-__all__ = ["SUFFIXES", "Observation", "read_observation", "write_samples"]
+__all__ = ["SUFFIXES", "Observation", "draw_samples", "read_observation", "write_samples"]
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .field import Field
+from .importing import read_npz
 
 if TYPE_CHECKING:
     from .conditional import Conditional
@@ -131,8 +132,7 @@ def _read(path: Path) -> Any:
         if suffix == ".npy":
             return np.load(path, allow_pickle=False)
         if suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                return {k: file[k] for k in file.files}
+            return read_npz(path)
         if suffix == ".json":
             return json.loads(path.read_text("utf-8"))
         if suffix == ".csv":
@@ -171,6 +171,17 @@ def _shaped(value: Any, field: Field, name: str, where: str) -> np.ndarray:
     if short and array.shape[1:] == event[1:] and 0 < array.shape[0] <= event[0]:
         return array
     raise ValueError(f"{where}: field {name!r} must have shape {event}; got {array.shape}")
+
+
+def draw_samples(
+    conditional: Conditional, given: Mapping[str, np.ndarray], n: int, seed: int
+) -> Samples:
+    """Draws from a conditional, with the names, labels and units of its target."""
+    from .samples import Samples
+
+    q = conditional(**given)
+    said = {k: getattr(conditional, k) for k in ("names", "labels", "units")}
+    return Samples.draw(q, n, seed, **(said if len(q.event_shape) == 1 else {}))
 
 
 def write_samples(samples: Samples, path: Path) -> None:

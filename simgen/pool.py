@@ -21,7 +21,7 @@ from typing import Any
 
 from .forward import Simulator
 from .shard import DatasetError
-from .workers import Payload, Result, Task, execute, ignore_interrupts, run_task
+from .workers import Payload, Result, Task, attend, execute, run_task
 
 _STRIKES, _PIECES = 3, 8
 _LARGE = 1 << 20  # bytes of a simulator beyond which workers read it from a file
@@ -84,7 +84,7 @@ class Pool:
 
         threads = {name: os.environ.get(name, "1") for name in _THREADS}
         return ProcessPoolExecutor(
-            max_workers=self.workers, initializer=ignore_interrupts, env=threads
+            max_workers=self.workers, initializer=attend, initargs=(os.getpid(),), env=threads
         )
 
     def _rebuild(self, error: BaseException) -> None:

@@ -62,7 +62,8 @@ def tour(
     """
     from simulators import ColliderShower
 
-    from . import Samples, calibrate, fit, report, simulate
+    from . import calibrate, fit, report, simulate
+    from .observation import draw_samples
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,18 +74,21 @@ def tour(
     np.save(folder / "observation.npy", observed)
 
     say(f"1. simulate {rows:,} sets of {events} collisions: {folder / 'shower'}")
-    options = {"workers": workers, "progress": progress}
-    dataset = simulate(simulator, rows, folder / "shower", seed=0, **options)
+    dataset = simulate(
+        simulator, rows, folder / "shower", seed=0, workers=workers, progress=progress
+    )
     say(f"2. learn p(theta | x): {folder / 'posterior.safetensors'}")
     posterior = fit(
         "theta | x", dataset, seed=0, max_epochs=epochs, budget=BUDGET, progress=progress
     )
     posterior.save(folder / "posterior.safetensors")
     say(f"3. infer theta of a held-out observation: {folder / 'samples.h5'}")
-    samples = Samples.draw(posterior(observed), 10_000, seed=0)
+    samples = draw_samples(posterior, {"x": observed}, 10_000, seed=0)
     samples.save(folder / "samples.h5")
     say(f"4. calibrate on {checks:,} fresh simulations")
-    fresh = simulate(simulator, checks, folder / "shower-check", seed=1, **options)
+    fresh = simulate(
+        simulator, checks, folder / "shower-check", seed=1, workers=workers, progress=progress
+    )
     verdict = calibrate(posterior, fresh, n=checks, progress=progress)
     posterior.save(folder / "posterior.safetensors", verdict=verdict)
     page = folder / "report.html"

@@ -161,8 +161,8 @@ def _checked_simulator(simulator: Any) -> Simulator:
         return simulator()
     if not isinstance(simulator, Simulator):
         raise TypeError(
-            f"simulate() needs a Simulator, got {type(simulator).__name__}: decorate a function with "
-            "@simgen.simulator(prior=...)"
+            f"simulate() needs a Simulator, got {type(simulator).__name__}: decorate a function "
+            "with @simgen.simulator(prior=...)"
         )
     return simulator
 

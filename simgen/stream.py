@@ -128,7 +128,7 @@ class Batches:
     def _windows(self, generator: np.random.Generator) -> list[tuple[list[np.ndarray], int]]:
         """The windows of an epoch: the rows of their chunks, a seed for the order within."""
         budget = self.memory // 3  # one in use, one on its way, and what reading takes
-        size = max(1, min(_CHUNK, budget // 16) // self._width)
+        size = max(1, min(_CHUNK, max(budget // 16, min(budget // 4, 1 << 18))) // self._width)
         count = -(-len(self.rows) // size)
         chunks = [self.rows[i * size : (i + 1) * size] for i in range(count)]
         order = generator.permutation(count) if self.shuffle else np.arange(count)
@@ -171,11 +171,8 @@ class Batches:
                     if position >= high:
                         assert ahead is not None
                         held = {}
-                        held, low, high = (
-                            ahead.result(),
-                            int(ends[w - 1]) if w else 0,
-                            int(ends[w]),
-                        )
+                        held, order = ahead.result()
+                        low, high = int(ends[w - 1]) if w else 0, int(ends[w])
                         w += 1
                         ahead = reader.submit(self._load, windows[w]) if w < len(windows) else None
                     stop = min(end, high)

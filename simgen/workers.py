@@ -8,7 +8,7 @@ torch.
 
 from __future__ import annotations
 
-__all__ = ["Payload", "Result", "Task", "execute", "ignore_interrupts", "run_task"]
+__all__ = ["Payload", "Result", "Task", "attend", "execute", "run_task"]
 
 import hashlib
 import io
@@ -33,6 +33,7 @@ from .rows import blank, finite_rows
 from .shard import Failure, is_disk_full, put, status_code, write_shard
 
 _GRACE = 5.0  # seconds beyond twice the timeout, until a call that hangs loses its process
+_WATCH = 0.5  # seconds between looks at whether the coordinator is there
 _cache: dict[str, Simulator] = {}
 
 Columns = dict[str, np.ndarray]
@@ -114,9 +115,16 @@ class _Fault(NamedTuple):
     where: str = ""
 
 
-def ignore_interrupts() -> None:
-    """Leaves Ctrl-C to the coordinator."""
+def attend(coordinator: int) -> None:
+    """Prepares a worker: Ctrl-C is the coordinator's, and the worker ends when that is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == coordinator:
+            time.sleep(_WATCH)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="simgen-watch").start()
 
 
 @contextmanager

@@ -122,8 +122,9 @@ def read_pantheon(folder: str | Path) -> dict[str, Array]:
 class Supernovae(Simulator):
     r"""Magnitudes x (k,) of type Ia supernovae given theta = (Omega_m, w_0), flat wCDM.
 
-    Priors: Omega_m ~ U(0, 1), w_0 ~ U(-3, 0). The offset M is drawn anew for each row and recorded
-    as `z_M`.
+    Priors: Omega_m ~ U(0, 0.7), w_0 ~ U(-2.5, -1/3): dark energy that accelerates, with room
+    around what the Pantheon sample allows. The offset M is drawn anew for each row and kept as
+    `z_M`.
 
     Arguments:
         data: Folder of the binned Pantheon sample (see `read_pantheon`); its magnitudes become
@@ -185,7 +186,7 @@ class Supernovae(Simulator):
 
         from simgen.prior import Prior
 
-        factors = {"Omega_m": Uniform(0.0, 1.0), "w_0": Uniform(-3.0, 0.0)}
+        factors = {"Omega_m": Uniform(0.0, 0.7), "w_0": Uniform(-2.5, -1 / 3)}
         labels = (r"$\Omega_m$", "$w_0$")
         if self.w_0 is not None:
             del factors["w_0"]

@@ -37,9 +37,10 @@ class Flow:
 
     Arguments:
         transform: "spline" (autoregressive rational-quadratic splines, NSF), "affine" (autoregressive, MAF),
-            "coupling" (affine coupling, RealNVP), "spline-coupling"; "auto" chooses by the number of variables.
-        transforms: How many are chained.
-        hidden: Widths of the network of each transformation.
+            "coupling" (affine coupling, RealNVP), "spline-coupling", which "auto" takes:
+            it draws fastest at equal accuracy.
+        transforms: How many are chained; 5 up to 6 variables, then 3, unless said.
+        hidden: Widths of the network of each transformation; (128, 128) up to 6 variables, then (64, 64).
         bins: Pieces of a spline.
         permute: Whether variables stand in another random order in each transformation.
         linear: Whether an affine map, its shift linear in the context, comes first: the base density is then a
@@ -276,9 +277,7 @@ class FlowDistribution(Distribution):
 
 def _defaults(settings: Flow, features: int) -> tuple[str, int, tuple[int, ...]]:
     """Kind, number and widths: what is not said follows the number of variables."""
-    kind = settings.transform
-    if kind == "auto":
-        kind = "spline" if features <= 2 else "spline-coupling"
-    transforms = settings.transforms or (5 if features <= 2 else 8)
-    hidden = settings.hidden or (128,) * (3 if features <= 2 else 2)
-    return kind, transforms, hidden
+    kind = "spline-coupling" if settings.transform == "auto" else settings.transform
+    few = features <= 6
+    transforms = settings.transforms or (5 if few else 3)
+    return kind, transforms, settings.hidden or ((128, 128) if few else (64, 64))

@@ -7,6 +7,7 @@ import os
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,31 +37,38 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-def run(task: str, arguments: argparse.Namespace, numbers: list[int]) -> dict[str, object]:
-    """Simulates, trains each method, prints and returns the result of one task."""
+def run(task: str, arguments: argparse.Namespace, numbers: list[int]) -> None:
+    """Simulates, then trains, judges, prints and records each method on one task."""
     n, seed = arguments.simulations, arguments.seed
     problem = read_problem(task, arguments.data, numbers, seed)
     methods = {**METHODS, **PEERS.get(arguments.peer, {})}
-    results = {}
-    with tempfile.TemporaryDirectory() as folder:
-        dataset = simgen.simulate(TASKS[task](), n, Path(folder) / task, seed=seed, progress=False)
-        for name, method in methods.items():
-            result = measure(method, dataset, problem, seed, arguments.c2st_jobs)
-            results[name] = result
-            print(f"{task}, {n} simulations, {name}")
-            for number, value in zip(numbers, result["c2st"]):
-                print(f"  observation {number:2d}  C2ST {value:.3f}")
-            print(f"  mean            C2ST {result['mean']:.3f}")
-            for key in (key for key in result if key.endswith("cpu_s")):
-                print(f"  {key} {result[key]}", flush=True)
     packages = ["torch", "zuko", "scikit-learn", *([arguments.peer] if arguments.peer else [])]
-    return {
+    results: dict[str, Any] = {}
+    about = {
         "command": command(task, arguments),
         "versions": ", ".join(f"{name} {version(name)}" for name in packages),
         "seed": seed,
         "observations": numbers,
         "methods": results,
     }
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = simgen.simulate(TASKS[task](), n, Path(folder) / task, seed=seed, progress=False)
+        for name, method in methods.items():
+            results[name] = measure(method, dataset, problem, seed, arguments.c2st_jobs)
+            show(f"{task}, {n} simulations, {name}", numbers, results[name])
+            if not arguments.dry:
+                record(task, n, about)
+                write_table(list(TASKS))
+
+
+def show(title: str, numbers: list[int], result: dict[str, Any]) -> None:
+    """Prints what was measured of one method."""
+    print(f"\n{title}")
+    for number, value in zip(numbers, result["c2st"]):
+        print(f"  observation {number:2d}  C2ST {value:.3f}")
+    print(f"  mean            C2ST {result['mean']:.3f}")
+    for key in (key for key in result if key.endswith("cpu_s")):
+        print(f"  {key} {result[key]}", flush=True)
 
 
 def command(task: str, arguments: argparse.Namespace) -> str:
@@ -87,12 +95,9 @@ def main() -> None:
     torch.set_num_threads(1)
     for task in TASKS if arguments.task == "all" else [arguments.task]:
         try:
-            result = run(task, arguments, numbers)
+            run(task, arguments, numbers)
         except ValueError as error:
             options.error(str(error))
-        if not arguments.dry:
-            record(task, arguments.simulations, result)
-            print(f"wrote {write_table(list(TASKS))}")
 
 
 if __name__ == "__main__":

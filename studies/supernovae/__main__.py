@@ -78,7 +78,7 @@ def table(
         f"`simgen.Flow()` from {about['simulations']:,} simulations with default settings (seed "
         f"{about['seed']}), against the exact posterior on a grid and the published analysis "
         "(Scolnic et al. 2018, table 8). C2ST by sbibm's definition, 10,000 learned against "
-        "10,000 exact draws; 0.5 is best.",
+        "10,000 exact draws; 0.5 is best. Priors: " + about["prior"] + ".",
         "",
         "| model | parameter | published | exact | learned | mean error, sd | sd ratio | C2ST |",
         "| --- | --- | --- | --- | --- | ---: | ---: | ---: |",
@@ -99,6 +99,15 @@ def table(
     )
     lines += ["", f"Wall time, one process: {seconds}.", "", "![contours](contours.png)", ""]
     return "\n".join(lines)
+
+
+def prior_text(simulator: Supernovae) -> str:
+    """The box of the prior, and that of the offset, in words."""
+    prior = simulator.prior
+    bounds = zip(prior.names, prior.low.tolist(), prior.high.tolist())
+    parts = [f"{name} uniform from {low:.3g} to {high:.3g}" for name, low, high in bounds]
+    offset = f"absolute magnitude {simulator.M_mean} ± {simulator.M_sd} mag, marginalised"
+    return ", ".join([*parts, offset])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -145,6 +154,7 @@ def main() -> None:
     about = {
         "command": f"python -m studies.supernovae --data DIR --simulations {n} --seed {seed}",
         "versions": f"torch {torch.__version__}, zuko {version('zuko')}",
+        "prior": prior_text(simulators["wCDM"]),
         "simulations": n,
         "seed": seed,
     }

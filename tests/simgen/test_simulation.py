@@ -148,6 +148,7 @@ simgen.simulate(Mine, 60, path, workers=2, block=20)
     assert 0 in dataset["z_n"][:]
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_killed_at_any_instant_and_resumed_ends_with_the_same_bytes(tmp_path) -> None:
     body = SLOW.replace("1e-3", "2e-4")
     command = script(tmp_path, body, n=5000, workers=2, rest=", shard_size=256")
@@ -155,14 +156,24 @@ def test_killed_at_any_instant_and_resumed_ends_with_the_same_bytes(tmp_path) ->
     for shards in (2, 11):
         process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
         wait_for_shards(path, shards)
+        workers = children(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        until = time.monotonic() + 20
+        while any(Path(f"/proc/{w}").exists() for w in workers) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert workers and not any(Path(f"/proc/{w}").exists() for w in workers)
         assert list(path.glob(".part-*.lock"))  # left by the dead; taken over
         assert 0 < len(list(path.glob("shard*"))) < 20
     dataset = simulate(mine(), 5000, path)
     assert dataset.verify() == [] and len(dataset) == 5000
     simulate(mine(), 5000, tmp_path / "whole", shard_size=512)
     assert content(path) == content(tmp_path / "whole")
+
+
+def children(pid):
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
 
 
 def wait_for_shards(path, count):
@@ -295,6 +306,42 @@ def test_parts_share_a_run(tmp_path) -> None:
     for wrong in ("0/2", "3/2", "a", (1,)):
         with pytest.raises(ValueError, match="part"):
             simulate(rowwise(True), 10, tmp_path / "x", part=wrong)
+
+
+def test_workers_that_write_elsewhere_return_their_rows(tmp_path) -> None:
+    path = tmp_path / "d"
+
+    class Elsewhere(ThreadPoolExecutor):
+        def submit(self, function, *arguments):
+            def run():
+                result = function(*arguments)
+                if result.size is not None:
+                    wrote.append(arguments[1].start)
+                    (path / f"shard-{arguments[1].start:08d}.h5").unlink()
+                return result
+
+            return super().submit(run)
+
+    wrote: list[int] = []
+    with Elsewhere(1) as executor:
+        dataset = simulate(rowwise(True), 30_000, path, shard_size=256, executor=executor)
+    assert wrote and dataset.verify() == [] and len(dataset) == 30_000
+    simulate(rowwise(True), 30_000, tmp_path / "here")
+    assert content(path) == content(tmp_path / "here")
+
+
+def test_a_lock_of_another_host_holds_as_long_as_its_heart_beats(tmp_path) -> None:
+    simulate(rowwise(True), 100, tmp_path)
+    lock = tmp_path / ".part-1-of-1.lock"
+    record = {"host": "elsewhere", "pid": 1, "since": "then", "heartbeat": time.time()}
+    lock.write_text(json.dumps(record))
+    with pytest.raises(DatasetError, match="process 1 on elsewhere"):
+        simulate(rowwise(True), 200, tmp_path)
+    lock.write_text(json.dumps({**record, "heartbeat": time.time() - 1000}))
+    assert len(simulate(rowwise(True), 200, tmp_path)) == 200
+    assert not lock.exists()
+    lock.write_text("{damaged")
+    assert len(simulate(rowwise(True), 300, tmp_path)) == 300
 
 
 def test_another_origin_is_refused(tmp_path) -> None:
