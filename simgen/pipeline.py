@@ -34,12 +34,12 @@ def target_columns(
 def default_embedding(field: Field, targets: int) -> Configured | None:
     """The embedding that a given field has unless one is said: by its layout.
 
-    Every embedding gives max(32, 4 targets) numbers; a vector's own columns and their regression on the target
-    go along.
+    Every embedding gives max(32, 4 targets) numbers; a vector's linear summaries go along, and its own columns
+    where they say more.
     """
     out = max(32, 4 * targets)
     if field.layout == "vector":
-        return VectorEncoder(field.size, targets, out)
+        return VectorEncoder(field.size, out)
     if field.layout == "set":
         return SetEncoder(field.shape[-1], out)
     if field.layout == "series":

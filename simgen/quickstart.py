@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 TRUTH = (0.8, 0.118)
 """eps in TeV^-2 and alpha_s of the held-out observation."""
-ROWS, CHECKS, EVENTS, EPOCHS = 12_000, 1_000, 300, 20
+ROWS, CHECKS, EVENTS = 12_000, 1_000, 300
+EPOCHS, BATCH = 12, 64
 BUDGET = "100s"
 """Of training: a slow machine trains less, and is done in time."""
 
@@ -79,7 +80,13 @@ def tour(
     )
     say(f"2. learn p(theta | x): {folder / 'posterior.safetensors'}")
     posterior = fit(
-        "theta | x", dataset, seed=0, max_epochs=epochs, budget=BUDGET, progress=progress
+        "theta | x",
+        dataset,
+        seed=0,
+        max_epochs=epochs,
+        batch_size=BATCH,
+        budget=BUDGET,
+        progress=progress,
     )
     posterior.save(folder / "posterior.safetensors")
     say(f"3. infer theta of a held-out observation: {folder / 'samples.h5'}")

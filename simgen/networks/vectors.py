@@ -1,16 +1,22 @@
-r"""An encoder of vectors: the vector itself, its linear regression on the target, and a network's features.
+r"""An encoder of vectors: linear summaries found in closed form, and a network's features.
 
 .. math::
-    h(x) = \bigl(x, \; s, \; f(x, s)\bigr), \quad s = W x + b, \qquad
-    (W, b) = \arg\min \textstyle\sum_i \| u_i - W x_i - b \|^2 + \lambda \|W\|^2
+    h(x) = \bigl([x,] \; s, \; f([x,] s)\bigr), \qquad s = W^\top x
 
+W holds the canonical directions of x: those linear combinations that correlate most with polynomials of the target.
 Where the columns of x are strongly correlated, as binned data with a common offset are, standardising each of them
-leaves the informative combinations tiny; regression finds them in closed form before any training.
+leaves the informative combinations tiny, and the rest is noise to fit; the directions are found before any training.
+Whether x itself is passed on is tested: if what is left of it beside s neither moves nor changes its second moments
+with the target, s is all there is to know, and a network that sees the rest can only fit noise.
+
+References:
+    | Relations Between Two Sets of Variates (Hotelling, 1936)
+    | https://doi.org/10.1093/biomet/28.3-4.321
 """
 
 from __future__ import annotations
 
-__all__ = ["VectorEncoder"]
+__all__ = ["VectorEncoder", "canonical_directions", "second_moments_depend"]
 
 from collections.abc import Sequence
 
@@ -19,55 +25,110 @@ from torch import Tensor, nn
 
 from .base import Configured
 
+_LEAST = 0.01  # squared canonical correlation below which a direction is dropped
+_ROWS = 20_000
+_PRODUCTS = 64  # columns up to which products are tested, beyond it squares alone
+
+
+def _whitened(x: Tensor, floor: float = 1e-9) -> tuple[Tensor, Tensor]:
+    """x (n, p) of zero mean with unit covariance (n, r), and the matrix (p, r) that does it."""
+    values, vectors = torch.linalg.eigh(x.T @ x / len(x))
+    keep = values > floor * values[-1]
+    matrix = vectors[:, keep] / values[keep].sqrt()
+    return x @ matrix, matrix
+
+
+def _polynomials(u: Tensor) -> Tensor:
+    """Target (n, d), its products and its cubes, whitened; of many variables no products of two."""
+    w = ((u - u.mean(0)) / u.std(0).clamp(min=1e-9)).clamp(-4, 4)
+    i, j = torch.triu_indices(w.shape[1], w.shape[1])
+    products = w[:, i] * w[:, j] if w.shape[1] <= 20 else w**2
+    features = torch.cat([w, products, w**3], -1)
+    return _whitened(features - features.mean(0), 1e-6)[0]
+
+
+def canonical_directions(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Directions of x that correlate with polynomials of u, and what whitens the rest.
+
+    Arguments:
+        x: Rows (n, p).
+        u: Target rows (n, d).
+
+    Returns:
+        W (p, k), each direction of unit variance, and the whitened rest of x, (n, r - k), uncorrelated with it.
+    """
+    white, matrix = _whitened(x - x.mean(0))
+    left, correlation, _ = torch.linalg.svd(white.T @ _polynomials(u) / len(x))
+    kept = int((correlation.square() > _LEAST).sum())
+    return matrix @ left[:, :kept], white @ left[:, kept:]
+
+
+def second_moments_depend(rest: Tensor, u: Tensor) -> bool:
+    r"""Whether squares and products of the rest (n, q) vary with u (n, d), beyond chance by five deviations.
+
+    Under independence, n times the sum of squared correlations of p products with k polynomials has mean p k and
+    variance about 2 p k.
+    """
+    n, q = rest.shape
+    if q == 0:
+        return False
+    if q <= _PRODUCTS:
+        i, j = torch.triu_indices(q, q)
+        moments = rest[:, i] * rest[:, j]
+    else:
+        moments = rest.square()
+    moments = (moments - moments.mean(0)) / moments.std(0).clamp(min=1e-9)
+    basis = _polynomials(u)
+    correlation = moments.T @ basis / n
+    cells = correlation.numel()
+    return bool(n * correlation.square().sum() > cells + 5 * (2 * cells) ** 0.5)
+
 
 class VectorEncoder(Configured):
     """Features of a vector for the many small networks of a flow: (n, features) → (n, size).
 
     Arguments:
         features: Columns of x.
-        targets: Columns of the target that are regressed.
         out: Features that the network adds.
         hidden: Widths of its layers.
-        keep: Whether x itself is passed on; by default up to 64 columns are.
+        directions: Canonical directions; found by `initialise`.
+        keep: Whether x itself is passed on; decided by `initialise`.
     """
 
     def __init__(
         self,
         features: int,
-        targets: int,
         out: int = 32,
         hidden: Sequence[int] = (128, 128, 128),
-        keep: bool | None = None,
+        directions: int = 0,
+        keep: bool = True,
     ) -> None:
         super().__init__()
-        self.keep = features <= 64 if keep is None else keep
-        self.register_buffer("weight", torch.zeros(features, targets))
-        self.register_buffer("bias", torch.zeros(targets))
-        widths = [features + targets, *hidden]
+        self.features, self.out, self.hidden, self.keep = features, out, tuple(hidden), keep
+        self.register_buffer("weight", torch.zeros(features, directions, dtype=torch.float64))
+        self.register_buffer("bias", torch.zeros(directions, dtype=torch.float64))
+        widths = [features * keep + directions, *hidden]
         layers: list[nn.Module] = []
         for a, b in zip(widths, widths[1:]):
             layers += [nn.Linear(a, b), nn.ReLU()]
         last = nn.Linear(widths[-1], out)
-        nn.init.zeros_(last.weight)  # at the start the features are those of the regression alone
+        nn.init.zeros_(last.weight)  # at the start the features are the linear ones alone
         nn.init.zeros_(last.bias)
         self.net = nn.Sequential(*layers, last)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
-        """Solves the regression on training rows x (n, features), target (n, targets)."""
-        x, u = x.double(), target.double()
-        mean_x, mean_u = x.mean(0), u.mean(0)
-        gram = (x - mean_x).T @ (x - mean_x) / len(x)
-        ridge = 1e-8 * gram.diagonal().mean().clamp(min=1e-12)
-        gram = gram + ridge * torch.eye(len(gram), dtype=x.dtype, device=x.device)
-        weight = torch.linalg.solve(gram, (x - mean_x).T @ (u - mean_u) / len(x))
-        scale = ((x - mean_x) @ weight).std(0).clamp(min=1e-6)
-        self.weight.copy_(weight / scale)
-        self.bias.copy_(-(mean_x @ weight) / scale)
+        """Finds the directions on training rows x (n, features), target (n, targets); new weights for the rest."""
+        x, u = x[:_ROWS].double(), target[:_ROWS].double()
+        weight, rest = canonical_directions(x, u)
+        keep = weight.shape[1] == 0 or second_moments_depend(rest, u)
+        self.__init__(self.features, self.out, self.hidden, weight.shape[1], keep)  # type: ignore[misc]
+        self.weight.copy_(weight)
+        self.bias.copy_(-x.mean(0) @ weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Encodes x (n, features)."""
-        regression = x.double() @ self.weight.double() + self.bias.double()
-        known = torch.cat([x, regression.to(x.dtype)], -1)
-        h = self.net(known)
-        return torch.cat([known if self.keep else known[:, x.shape[1] :], h], -1)
+        known = (x.double() @ self.weight + self.bias).to(x.dtype)
+        if self.keep:
+            known = torch.cat([x, known], -1)
+        return torch.cat([known, self.net(known)], -1)

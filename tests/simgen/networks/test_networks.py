@@ -55,17 +55,37 @@ def test_set_encoder_starts_standardised():
     assert z.mean(0).abs().max() < 1e-4 and (z.std(0) - 1).abs().max() < 1e-3
 
 
-def test_summaries_are_least_squares():
+def common_mode(n=5000):
+    """A common mode a thousand times the signal, which lies in two directions."""
     torch.manual_seed(0)
-    x = torch.randn(2000, 6)
-    x[:, 1:] = x[:, :1] * 100 + 0.1 * x[:, 1:]  # a common mode a thousand times the signal
+    x = torch.randn(n, 1) * 100 + 0.1 * torch.randn(n, 6)
     u = torch.stack([x[:, 1] - x[:, 2], x[:, 3] + 2 * x[:, 4] - 3 * x[:, 5]], -1)
-    net = VectorEncoder(6, 2)
+    return x, u + 0.01 * torch.randn(n, 2)
+
+
+def test_canonical_directions_are_found_and_suffice():
+    x, u = common_mode()
+    net = VectorEncoder(6)
     net.initialise(x, u)
-    out = net(x).detach()
+    assert not net.keep and net.weight.shape == (6, 2)
+    s = net(x).detach()[:, :2].double()
+    fit = s @ torch.linalg.lstsq(s, u.double() - u.double().mean(0)).solution
     for i in range(2):
-        both = torch.stack([out[:, 6 + i], u[:, i]])
-        assert torch.corrcoef(both)[0, 1] > 0.9999
+        assert torch.corrcoef(torch.stack([fit[:, i], u[:, i].double()]))[0, 1] > 0.99
+    again = build(net.config)
+    again.load_state_dict(net.state_dict())
+    assert torch.equal(again(x), net(x))
+
+
+def test_x_is_kept_where_its_spread_is_informative():
+    torch.manual_seed(0)
+    u = torch.randn(5000, 1)
+    scale = torch.exp(0.3 * u)
+    net = VectorEncoder(4)
+    net.initialise(torch.randn(5000, 4) * scale, u)
+    assert net.keep
+    net.initialise(torch.cat([u + torch.randn(5000, 1), torch.randn(5000, 3)], -1), u)
+    assert not net.keep
 
 
 def test_unknown_network():
