@@ -19,6 +19,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
+from .networks import build
 from .pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -56,7 +57,15 @@ class Checkpoint:
     tensors: dict[str, Tensor]
 
     def pipeline(self, embedding: Mapping[str, nn.Module], family: Any) -> Pipeline:
-        """The pipeline as it was: preprocessing of the first run, weights of the last step."""
+        """The pipeline as it was: preprocessing of the first run, weights of the last step.
+
+        Arguments:
+            embedding: Embeddings as a first run would start from; simgen's own are rebuilt as they had become.
+            family: The model's family.
+        """
+        stored = self.header["pipeline"]["embedding"]
+        own = {k: build(v) for k, v in stored.items() if "class" in v}
+        embedding = {**embedding, **own}
         constant = self.tensors["weights.target.constant"]
         pipeline = Pipeline.from_config(self.header["pipeline"], embedding, constant)
         pipeline.attach(family).load_state_dict(self._part("weights"))

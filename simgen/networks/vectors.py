@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .base import Configured
 
-_LEAST = 0.01  # squared canonical correlation below which a direction is dropped
+_MONOMIALS = 6  # target columns up to which all monomials of degree three are used
 _ROWS = 20_000
 _PRODUCTS = 64  # columns up to which products are tested, beyond it squares alone
 
@@ -39,16 +39,25 @@ def _whitened(x: Tensor, floor: float = 1e-9) -> tuple[Tensor, Tensor]:
 
 
 def _polynomials(u: Tensor) -> Tensor:
-    """Target (n, d), its products and its cubes, whitened; of many variables no products of two."""
+    """Monomials of the target (n, d) up to degree three, whitened; of many variables fewer mixed ones."""
     w = ((u - u.mean(0)) / u.std(0).clamp(min=1e-9)).clamp(-4, 4)
-    i, j = torch.triu_indices(w.shape[1], w.shape[1])
-    products = w[:, i] * w[:, j] if w.shape[1] <= 20 else w**2
-    features = torch.cat([w, products, w**3], -1)
+    d = w.shape[1]
+    i, j = torch.triu_indices(d, d)
+    if d <= _MONOMIALS:
+        squares = w[:, i] * w[:, j]
+        cubes = [w[:, k : k + 1] * squares[:, i >= k] for k in range(d)]
+        features = torch.cat([w, squares, *cubes], -1)
+    else:
+        squares = w[:, i] * w[:, j] if d <= 20 else w**2
+        features = torch.cat([w, squares, w**3], -1)
     return _whitened(features - features.mean(0), 1e-6)[0]
 
 
 def canonical_directions(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Directions of x that correlate with polynomials of u, and what whitens the rest.
+    r"""Directions of x that correlate with polynomials of u beyond chance, and what whitens the rest.
+
+    Of r independent columns and k independent polynomials the largest squared sample correlation is about
+    (sqrt(r) + sqrt(k))^2 / n: directions below it are noise.
 
     Arguments:
         x: Rows (n, p).
@@ -58,8 +67,10 @@ def canonical_directions(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         W (p, k), each direction of unit variance, and the whitened rest of x, (n, r - k), uncorrelated with it.
     """
     white, matrix = _whitened(x - x.mean(0))
-    left, correlation, _ = torch.linalg.svd(white.T @ _polynomials(u) / len(x))
-    kept = int((correlation.square() > _LEAST).sum())
+    basis = _polynomials(u)
+    left, correlation, _ = torch.linalg.svd(white.T @ basis / len(x))
+    edge = (white.shape[1] ** 0.5 + basis.shape[1] ** 0.5) ** 2 / len(x)
+    kept = int((correlation.square() > edge).sum())
     return matrix @ left[:, :kept], white @ left[:, kept:]
 
 
