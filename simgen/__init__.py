@@ -1,7 +1,8 @@
 """simgen: simulation-based inference for physicists.
 
-A simulator draws x ~ p(x | theta). `simulate` fills a dataset, `fit` learns any conditional of its fields,
-the trained object is called with what is given and returns a distribution, `calibrate` judges it.
+A simulator draws x ~ p(x | theta). `simulate` fills a dataset, `fit` learns any conditional of
+its fields, the trained object is called with what is given and returns a distribution,
+`calibrate` judges it.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ Each column maps u in R to theta by one of
     \text{exponential}: -\log \Phi(-u) / \lambda, \quad
     \text{cdf}: F^{-1}(\Phi(u)),
 
-so that a factor of a prior with a known CDF becomes N(0, 1). Float64 throughout: in float32 a sigmoid puts draws on
-the bound, with a log-determinant wrong by units.
+so that a factor of a prior with a known CDF becomes N(0, 1). Float64 throughout: in float32 a
+sigmoid puts draws on the bound, with a log-determinant wrong by units.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 def inside(value: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Moves what rounding has put on an open bound to the next number inside, in the value's own type."""
+    """Moves what rounding has put on an open bound to the next number inside, in the value's own
+    type.
+    """
     dtype = value.dtype
     low_, high_ = low.to(value), high.to(value)
     infinity = torch.tensor(math.inf, dtype=dtype, device=value.device)
@@ -52,8 +54,8 @@ class Columns(D.Transform):
     """A bijection R^d → support with one rule a column, which JSON can hold.
 
     Arguments:
-        rules: One dict a column, {"kind": ..., parameters}: see the module. "cdf" names a torch family and its
-            parameters. Columns of one kind (and family) are evaluated together.
+        rules: One dict a column, {"kind": ..., parameters}: see the module. "cdf" names a torch
+            family and its parameters. Columns of one kind (and family) are evaluated together.
     """
 
     bijective = True
@@ -78,12 +80,12 @@ class Columns(D.Transform):
         self.high = torch.tensor([b[1] for b in bounds], dtype=torch.float64)
 
     @property
-    def domain(self) -> Any:
+    def domain(self) -> Any:  # type: ignore[override]
         """R^d."""
         return constraints.real_vector
 
     @property
-    def codomain(self) -> Any:
+    def codomain(self) -> Any:  # type: ignore[override]
         """The support."""
         return support_constraint(self.low, self.high)
 
@@ -250,7 +252,8 @@ def interval_rule(low: float | None, high: float | None) -> dict[str, Any]:
 
 
 def factor_rule(factor: D.Distribution) -> dict[str, Any]:
-    """The rule that makes a scalar torch factor N(0, 1) where its CDF allows, else one by its support.
+    """The rule that makes a scalar torch factor N(0, 1) where its CDF allows, else one by its
+    support.
 
     Raises:
         ValueError: If the factor is discrete, or its support is no interval.

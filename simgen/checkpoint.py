@@ -1,7 +1,9 @@
-"""Checkpoint: everything a fit needs to go on as if it had not stopped, in one safetensors file with JSON.
+"""Checkpoint: everything a fit needs to go on as if it had not stopped, in one safetensors file
+with JSON.
 
-Weights, their average, the best so far, the optimiser's moments, step, history, and the preprocessing that the first
-run estimated. The file is replaced whole, so that killing the process leaves the last one.
+Weights, their average, the best so far, the optimiser's moments, step, history, and the
+preprocessing that the first run estimated. The file is replaced whole, so that killing the
+process leaves the last one.
 """
 
 from __future__ import annotations
@@ -12,20 +14,18 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors
-import safetensors.torch
 from torch import Tensor, nn
 
 from .networks import build
 from .pipeline import Pipeline
+from .tensors import read_header, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from .training import Training
 
-_STATE = ("step", "elapsed", "best_loss", "stale", "history")
+_STATE = ("step", "elapsed", "best_loss", "stale", "history", "total", "count")
 
 
 def write(path: str | os.PathLike[str], training: Training) -> None:
@@ -40,13 +40,7 @@ def write(path: str | os.PathLike[str], training: Training) -> None:
         "pipeline": training.pipeline.config,
         **{k: getattr(training, k) for k in _STATE},
     }
-    temporary = Path(f"{os.fspath(path)}.part{os.getpid()}")
-    try:
-        whole = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
-        safetensors.torch.save_file(whole, temporary, metadata={"simgen": json.dumps(header)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_tensors(path, tensors, header)
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,8 @@ class Checkpoint:
         """The pipeline as it was: preprocessing of the first run, weights of the last step.
 
         Arguments:
-            embedding: Embeddings as a first run would start from; simgen's own are rebuilt as they had become.
+            embedding: Embeddings as a first run would start from; simgen's own are rebuilt as
+                they had become.
             family: The model's family.
         """
         stored = self.header["pipeline"]["embedding"]
@@ -97,17 +92,13 @@ def read(path: str | os.PathLike[str], identity: Mapping[str, Any]) -> Checkpoin
     """
     if not os.path.exists(path):
         return None
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["simgen"])
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{os.fspath(path)!r} is no checkpoint, or damaged: {error}") from None
+    header, tensors = read_header(path), read_tensors(path)
     there = header.get("identity", {})
     for key, value in identity.items():
         if there.get(key) != json.loads(json.dumps(value)):
             raise ValueError(
-                f"the checkpoint {os.fspath(path)!r} is of another fit: its {key} is {there.get(key)}, "
+                f"the checkpoint {os.fspath(path)!r} is of another fit: "
+                f"its {key} is {there.get(key)}, "
                 f"here it is {value}; name another file, or delete it to start anew"
             )
     return Checkpoint(header, tensors)

@@ -3,7 +3,8 @@ r"""Conditional: a trained p(target | given), called with what is given, in phys
 .. math::
     q(y \mid x) = q_z\bigl(t(y) \mid c(x)\bigr) \left| \frac{\partial t}{\partial y} \right|
 
-t is the target's preprocessing, c the embedding of what is given. The result of a call is a torch Distribution.
+t is the target's preprocessing, c the embedding of what is given. The result of a call is a
+torch Distribution.
 """
 
 from __future__ import annotations
@@ -11,17 +12,13 @@ from __future__ import annotations
 __all__ = ["Conditional", "ConditionalDistribution", "load"]
 
 import copy
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -32,6 +29,7 @@ from .models import FAMILIES
 from .networks import build
 from .pipeline import Pipeline
 from .prior import Prior
+from .tensors import read_header, read_tensors, write_tensors
 
 SCHEMA = 1
 _CHUNK = 4_096  # rows a network sees at once: stays in the cache, bounds memory
@@ -41,7 +39,7 @@ class ConditionalDistribution(Distribution):
     """p(target | given) for a batch of given values, in physical units.
 
     Attributes:
-        names: Names of the target's columns.
+        names, labels, units: Of the target's columns.
         density: How log_prob is known: "exact", "bound", "ode" or None.
     """
 
@@ -52,12 +50,13 @@ class ConditionalDistribution(Distribution):
         pipeline: Pipeline,
         context: Tensor | None,
         batch_shape: torch.Size,
-        names: tuple[str, ...],
+        columns: Mapping[str, tuple[str, ...]],
         device: torch.device,
     ) -> None:
         super().__init__(batch_shape, pipeline.event_shape, validate_args=False)
         self._pipeline, self._context, self._device = pipeline, context, device
-        self.names = names
+        self._columns = columns
+        self.names, self.labels, self.units = (columns[k] for k in ("names", "labels", "units"))
         assert pipeline.model is not None
         self.density = pipeline.model.density
 
@@ -67,7 +66,9 @@ class ConditionalDistribution(Distribution):
         return self._pipeline.target.bijection.codomain
 
     def sample(self, sample_shape: Any = (), seed: int | None = None) -> Tensor:
-        """Draws (*sample_shape, *batch_shape, *event_shape), inside the support; repeatable with a seed."""
+        """Draws (*sample_shape, *batch_shape, *event_shape), inside the support; repeatable with
+        a seed.
+        """
         shape = torch.Size([sample_shape] if isinstance(sample_shape, int) else sample_shape)
         pipeline = self._pipeline
         lead = (*shape, *self.batch_shape, *self.event_shape[:-1])
@@ -82,7 +83,9 @@ class ConditionalDistribution(Distribution):
             return self.transport(noise)
 
     def transport(self, noise: Tensor) -> Tensor:
-        """Maps noise ~ N(0, I), (..., *batch_shape, k), to draws in physical units; differentiable."""
+        """Maps noise ~ N(0, I), (..., *batch_shape, k), to draws in physical units;
+        differentiable.
+        """
         target = self._pipeline.target
         noise = noise.to(self._pipeline.device)
         z = self._rows(lambda z, q: q.transport(z), noise)
@@ -90,7 +93,8 @@ class ConditionalDistribution(Distribution):
         return inside(y, *self._bounds()).to(self._device)
 
     def log_prob(self, value: Any) -> Tensor:
-        """log p(value | given), value (..., *event_shape) broadcast against the batch; -inf outside the support.
+        """log p(value | given), value (..., *event_shape) broadcast against the batch; -inf
+        outside the support.
 
         Of a set of independent events, the sum over the events of value (..., events, features).
         """
@@ -130,7 +134,9 @@ class ConditionalDistribution(Distribution):
         return torch.where(discrete, low - 1, low), high
 
     def _rows(self, apply: Any, z: Tensor) -> Tensor:
-        """Applies a function of (z (s, n, k), distribution of the model given n contexts) chunk by chunk."""
+        """Applies a function of (z (s, n, k), distribution of the model given n contexts) chunk
+        by chunk.
+        """
         model = self._pipeline.model
         assert model is not None
         n = math.prod(self.batch_shape)
@@ -159,7 +165,7 @@ class ConditionalDistribution(Distribution):
         if context is not None:
             context = context.reshape(*self.batch_shape, -1).expand(*shape, -1)
             context = context.reshape(-1, context.shape[-1])
-        return ConditionalDistribution(self._pipeline, context, shape, self.names, self._device)
+        return ConditionalDistribution(self._pipeline, context, shape, self._columns, self._device)
 
     def __repr__(self) -> str:
         return (
@@ -253,10 +259,12 @@ class Conditional:
 
         Arguments:
             *values: The given field's value where there is one field, (*batch, *event).
-            **named: The given fields by name; a variable-length field's `<name>_length` may go along.
+            **named: The given fields by name; a variable-length field's `<name>_length` may go
+                along.
 
         Raises:
-            ValueError: If a field is missing, unknown, not finite, or has another shape than in training.
+            ValueError: If a field is missing, unknown, not finite, or has another shape than in
+                training.
         """
         given = self.given
         if len(values) > len(given):
@@ -279,8 +287,9 @@ class Conditional:
         grad = any(v.requires_grad for v in rows.values())
         with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
             context = self._context(rows, masks)
+        columns = {k: self._columns(k) for k in ("names", "labels", "units")}
         return ConditionalDistribution(
-            self.pipeline, context, batch, self.names, device or torch.device("cpu")
+            self.pipeline, context, batch, columns, device or torch.device("cpu")
         )
 
     def _context(self, rows: dict[str, Tensor], masks: dict[str, Tensor]) -> Tensor | None:
@@ -293,7 +302,9 @@ class Conditional:
         for start in range(0, n, step):
             part = {k: v[start : start + step] for k, v in rows.items()}
             mask = {k: v[start : start + step] for k, v in masks.items()}
-            parts.append(self.pipeline.context(self.pipeline.standardise(part, mask), mask))
+            vector = self.pipeline.context(self.pipeline.standardise(part, mask), mask)
+            assert vector is not None
+            parts.append(vector)
         return torch.cat(parts) if parts else torch.zeros(0, self.pipeline.context_size)
 
     def _rows(
@@ -320,7 +331,8 @@ class Conditional:
             if axes < 0 or not fits:
                 wanted = ", ".join(map(str, ("...", *event)))
                 raise ValueError(
-                    f"field {name!r} must have shape ({wanted}) as in training; got {tuple(value.shape)}"
+                    f"field {name!r} must have shape ({wanted}) as in training; "
+                    f"got {tuple(value.shape)}"
                 )
             if not value.isfinite().all():
                 raise ValueError(f"field {name!r} holds NaN or infinite values")
@@ -357,42 +369,27 @@ class Conditional:
             "provenance": self.provenance,
             "verdict": self.verdict,
         }
-        tensors = {k: v.detach().cpu().contiguous() for k, v in pipeline.state_dict().items()}
-        temporary = Path(f"{os.fspath(path)}.part{os.getpid()}")
-        try:
-            metadata = {"simgen": json.dumps(header)}
-            safetensors.torch.save_file(tensors, temporary, metadata=metadata)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_tensors(path, pipeline.state_dict(), header)
 
     def __repr__(self) -> str:
         return f"Conditional({self.expression!r}, {self.family})"
 
 
-def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_model_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The JSON header of a model file.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no model of simgen's, truncated, or of a newer schema.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no model file {os.fspath(path)!r}")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except safetensors.SafetensorError as error:
+    header = read_header(path)
+    if header.get("schema", 0) > SCHEMA:
         raise ValueError(
-            f"{os.fspath(path)!r} is damaged or no safetensors file: {error}"
-        ) from None
-    if "simgen" not in metadata:
-        raise ValueError(f"{os.fspath(path)!r} is a safetensors file, but no model of simgen's")
-    header = json.loads(metadata["simgen"])
-    if header["schema"] > SCHEMA:
-        raise ValueError(
-            f"{os.fspath(path)!r} has schema {header['schema']}; this simgen reads up to {SCHEMA}: upgrade simgen"
+            f"{os.fspath(path)!r} has schema {header['schema']}; this simgen reads up to "
+            f"{SCHEMA}: upgrade simgen"
         )
+    if "expression" not in header:
+        raise ValueError(f"{os.fspath(path)!r} is no model of simgen's")
     return header
 
 
@@ -402,20 +399,22 @@ def load(
     families: Sequence[type] = (),
     prior: Prior | None = None,
 ) -> Conditional:
-    """Reads a model that `Conditional.save` wrote. Nothing in the file is executed or imported by name.
+    """Reads a model that `Conditional.save` wrote. Nothing in the file is executed or imported
+    by name.
 
     Arguments:
         path: The file.
-        modules: A user's own networks by the place they had, {"embedding.x": MyNet(16)}; weights are filled in.
+        modules: A user's own networks by the place they had, {"embedding.x": MyNet(16)}; weights
+            are filled in.
         families: A user's own families.
         prior: The prior, where it was none of torch's plain factors.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, of a newer schema, needs a module that was not handed in, or its
-            weights do not fit.
+        ValueError: If the file is damaged, of a newer schema, needs a module that was not handed
+            in, or its weights do not fit.
     """
-    header = read_header(path)
+    header = read_model_header(path)
     modules = dict(modules or {})
     known = {**FAMILIES, **{f.__name__: f for f in families}}
     settings = dict(header["family"])
@@ -437,7 +436,7 @@ def load(
                 f'hand one in with load(path, modules={{"{place}": ...}})'
             )
         embedding[key] = copy.deepcopy(modules[place])
-    tensors = safetensors.torch.load_file(path)
+    tensors = read_tensors(path)
     pipeline = Pipeline.from_config(header, embedding, tensors["target.constant"]).attach(family)
     fill(pipeline, tensors, os.fspath(path))
     if prior is None and header["prior"] is not None and "factors" in header["prior"]:

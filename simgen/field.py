@@ -1,8 +1,8 @@
 r"""Field: what one named array of a dataset is, row by row.
 
-A dataset is a table of rows (theta, x, latents ...). A field says the shape of one row's entry, how its axes
-are to be read (layout), where its values may lie (support), and what they are called. It imports no torch, so
-that the worker processes of a NumPy simulator need not either.
+A dataset is a table of rows (theta, x, latents ...). A field says the shape of one row's entry,
+how its axes are to be read (layout), where its values may lie (support), and what they are
+called. It imports no torch, so that the worker processes of a NumPy simulator need not either.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def _interval(support: Any) -> tuple[Any, Any] | None:
         return None
     else:
         raise ValueError(
-            f"support must be (low, high), with None for no bound, or a torch interval; got {support!r}"
+            "support must be (low, high), with None for no bound, or a torch interval; "
+            f"got {support!r}"
         )
     bounds = _bound(low, -np.inf), _bound(high, np.inf)
     low_, high_ = (np.array(b, dtype=float) for b in bounds)
@@ -57,19 +58,22 @@ class Field:
 
     Arguments:
         shape: The shape of one row's entry, without the row axis; () for one number.
-        layout: How the axes are read: "vector" (d,), "set" (K, features) of exchangeable elements, "series"
-            (K, features) in order, "image" (channels, height, width) or with a third spatial axis.
-        support: (low, high), None for no bound; numbers, or one number an entry. As a target, the field is
-            modelled behind a bijection to this interval.
+        layout: How the axes are read: "vector" (d,), "set" (K, features) of exchangeable
+            elements, "series" (K, features) in order, "image" (channels, height, width) or with
+            a third spatial axis.
+        support: (low, high), None for no bound; numbers, or one number an entry. As a target,
+            the field is modelled behind a bijection to this interval.
         discrete: Whether the values are whole numbers (or booleans).
-        names: One name per entry of a vector, per feature of a set or series, or per channel of an image.
+        names: One name per entry of a vector, per feature of a set or series, or per channel of
+            an image.
         labels: The same in LaTeX, for figures.
         units: The same as units.
         iid: Of a set: its elements are independent draws, so that one element can be modelled.
         dtype: The stored type; floating fields are float32.
 
     Raises:
-        ValueError: If the layout is unknown, does not fit the shape, or the bounds or names do not match.
+        ValueError: If the layout is unknown, does not fit the shape, or the bounds or names do
+            not match.
     """
 
     shape: tuple[int, ...]
@@ -103,7 +107,8 @@ class Field:
                 value = (value,) if isinstance(value, str) else tuple(str(v) for v in value)
                 if len(value) != self.columns:
                     raise ValueError(
-                        f"{what} must be {self.columns} for shape {shape}; got {len(value)}: {value}"
+                        f"{what} must be {self.columns} for shape {shape}; "
+                        f"got {len(value)}: {value}"
                     )
                 object.__setattr__(self, what, value)
 
@@ -132,8 +137,8 @@ class Field:
 def infer_field(array: np.ndarray, declared: Field | None = None, length: bool = False) -> Field:
     """The field that a block of rows (n, ...) shows; what was declared is kept and checked.
 
-    One axis a row is a vector; two are a series (a set where the rows have lengths of their own); three or
-    four are an image, channels first.
+    One axis a row is a vector; two are a series (a set where the rows have lengths of their
+    own); three or four are an image, channels first.
 
     Raises:
         ValueError: If the block's shape is not the declared one, or no layout fits.

@@ -3,9 +3,9 @@ r"""Simulator: the forward model p(x | theta), with named fields.
 .. math::
     \vartheta \sim p(\vartheta), \qquad (x, z) \sim p(x, z \mid \vartheta)
 
-A simulator maps parameters (n, d) and a random generator to fields of n rows each: the observable `x`, and
-what else it cares to record: latents `z_*`, the joint score, weights. NumPy at this boundary, and no torch: worker
-processes unpickle a simulator without its prior.
+A simulator maps parameters (n, d) and a random generator to fields of n rows each: the
+observable `x`, and what else it cares to record: latents `z_*`, the joint score, weights. NumPy
+at this boundary, and no torch: worker processes unpickle a simulator without its prior.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Parameters(np.ndarray):
     names: tuple[str, ...]
 
     def __new__(cls, values: Any, names: tuple[str, ...] = ()) -> Parameters:
+        """A float64 array with named columns."""
         array = np.asarray(values, dtype=np.float64).view(cls)
         array.names = tuple(names)
         return array
@@ -57,8 +58,10 @@ class Simulator:
     """A forward model. Subclass it, say the prior and the fields, and write `simulate`.
 
     Attributes:
-        prior: The prior over theta; None for an unconditional simulator (theta then has shape (n, 0)).
-        fields: What is known of the fields; what is not declared is inferred from the first good block.
+        prior: The prior over theta; None for an unconditional simulator (theta then has shape
+            (n, 0)).
+        fields: What is known of the fields; what is not declared is inferred from the first good
+            block.
         batched: Whether `simulate` takes a block of rows; else it is called on one at a time.
     """
 
@@ -109,11 +112,12 @@ class Simulator:
             rng: The random stream of this block or row.
 
         Returns:
-            The fields as arrays with one row per parameter vector: floats as float32, other types as they are.
-            When not batched, one row.
+            The fields as arrays with one row per parameter vector: floats as float32, other
+            types as they are. When not batched, one row.
 
         Raises:
-            ValueError: If `x` is missing, or a field has the wrong number of rows or not its declared shape.
+            ValueError: If `x` is missing, or a field has the wrong number of rows or not its
+                declared shape.
         """
         names = vars(self).get("_names") or self.names
         parameters = Parameters(theta, names)
@@ -121,7 +125,8 @@ class Simulator:
         fields = dict(result) if isinstance(result, Mapping) else {"x": result}
         if "x" not in fields:
             raise ValueError(
-                f"a simulator must return the field 'x'; it returned {', '.join(fields) or 'nothing'}"
+                "a simulator must return the field 'x'; "
+                f"it returned {', '.join(fields) or 'nothing'}"
             )
         n = len(parameters) if self.batched else 1
         out = {}
@@ -139,7 +144,8 @@ class Simulator:
             declared = self.fields.get(name)
             if declared is not None and array.shape[1:] != declared.shape:
                 raise ValueError(
-                    f"field {name!r} was declared with shape {declared.shape} a row; found {array.shape[1:]}"
+                    f"field {name!r} was declared with shape {declared.shape} a row; "
+                    f"found {array.shape[1:]}"
                 )
             out[name] = array
         return out
@@ -148,8 +154,8 @@ class Simulator:
         """Runs the simulator directly.
 
         Arguments:
-            theta: Parameters, shape (n, d) or (d,): an array, a tensor, or a dict by name. Of an unconditional
-                simulator, the number of rows.
+            theta: Parameters, shape (n, d) or (d,): an array, a tensor, or a dict by name. Of an
+                unconditional simulator, the number of rows.
             seed: Seeds the random stream.
 
         Returns:
@@ -226,8 +232,8 @@ def simulator(
     """Wraps a function of (theta, rng) as a Simulator.
 
     Arguments:
-        function: Maps one parameter vector (d,) and a generator to x, or to a dict of fields; or with
-            `batched=True` parameters (n, d) to fields of n rows each.
+        function: Maps one parameter vector (d,) and a generator to x, or to a dict of fields; or
+            with `batched=True` parameters (n, d) to fields of n rows each.
         prior: The prior over theta.
         batched: Whether the function takes many parameter vectors at once.
         fields: Declarations of fields; the rest is inferred.

@@ -115,7 +115,7 @@ def _failures(path: Path) -> list[Section]:
 def _model(path: Path) -> list[Section]:
     import safetensors
 
-    from .conditional import read_header
+    from .conditional import read_model_header
 
     try:
         with safetensors.safe_open(path, framework="np") as file:
@@ -127,7 +127,7 @@ def _model(path: Path) -> list[Section]:
     peek = json.loads(metadata.get("simgen", "{}"))
     if "identity" in peek:
         return [_checkpoint(path, peek)]
-    header = read_header(path)
+    header = read_model_header(path)
     about = header["provenance"]
     data, training = about.get("dataset", {}), about.get("training", {})
     chosen = dict(header["family"])

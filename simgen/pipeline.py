@@ -1,7 +1,7 @@
 """Pipeline: the network side of a conditional, from fields in physical units to a model and back.
 
-target field(s) → Target → z;  given field → Standardise → embedding → context vector;  model: p(z | context).
-One module, so that one state dict holds everything a trained object needs.
+target field(s) → Target → z;  given field → Standardise → embedding → context vector;  model:
+p(z | context). One module, so that one state dict holds everything a trained object needs.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def target_columns(
 def default_embedding(field: Field, targets: int) -> Configured | None:
     """The embedding that a given field has unless one is said: by its layout.
 
-    Every embedding gives max(32, 4 targets) numbers; a vector's linear summaries go along, and its own columns
-    where they say more.
+    Every embedding gives max(32, 4 targets) numbers; a vector's linear summaries go along, and
+    its own columns where they say more.
     """
     out = max(32, 4 * targets)
     if field.layout == "vector":
@@ -78,7 +78,7 @@ class Pipeline(nn.Module):
         self.target = target
         self.given = nn.ModuleDict({_key(k): v for k, v in given.items()})
         self.embedding = nn.ModuleDict({_key(k): v for k, v in embedding.items()})
-        self.model: nn.Module | None = None
+        self.model: Any = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -104,7 +104,8 @@ class Pipeline(nn.Module):
         Arguments:
             config: What `config` gave.
             embedding: The embedding of each given field that has one.
-            constant: Values of the target's constant columns, NaN where they vary: they decide the model's size.
+            constant: Values of the target's constant columns, NaN where they vary: they decide
+                the model's size.
         """
         target = Target(**config["target"])
         target.constant = constant
@@ -195,7 +196,9 @@ class Pipeline(nn.Module):
         standardised: Mapping[str, Tensor],
         masks: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """-log p(z | given) of each row, (n,), or what the model's family minimises in its place."""
+        """-log p(z | given) of each row, (n,), or what the model's family minimises in its
+        place.
+        """
         context = self.context(standardised, masks)
         assert self.model is not None
         if z.dim() == 2:

@@ -4,9 +4,10 @@ r"""Preprocessing: between a field's physical values and the standardised number
     z = \frac{b^{-1}(y) - \mu}{s}, \qquad
     \log p(y) = \log p(z) - \sum_i \log s_i - \log \left| \frac{\partial b(u)}{\partial u} \right|
 
-Every rule is found on training rows alone and recorded with the model: the support's bijection where one is declared,
-asinh or log where values have infinite variance or span decades, mean and deviation of what results. A constant
-column is left out; whole numbers are dequantised by uniform noise.
+Every rule is found on training rows alone and recorded with the model: the support's bijection
+where one is declared, asinh or log where values have infinite variance or span decades, mean and
+deviation of what results. A constant column is left out; whole numbers are dequantised by
+uniform noise.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ _CELL_POINTS = 32
 
 
 def column_rule(values: Tensor, discrete: bool = False) -> dict[str, Any]:
-    """The rule that brings one unbounded column to a scale on which mean and deviation mean something.
+    """The rule that brings one unbounded column to a scale on which mean and deviation mean
+    something.
 
-    Positive values over more than two decades, counts with a long tail, and columns whose deviation is ruled by a
-    few outliers (noise of infinite variance) go through asinh, which is linear inside its scale and a logarithm
-    beyond; all others stay as they are.
+    Positive values over more than two decades, counts with a long tail, and columns whose
+    deviation is ruled by a few outliers (noise of infinite variance) go through asinh, which is
+    linear inside its scale and a logarithm beyond; all others stay as they are.
 
     Arguments:
         values: The training values of the column, shape (n,).
@@ -61,12 +63,16 @@ def _moments(u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Standardise(nn.Module):
-    """The given side of one field: per column (vector), per feature (set, series), or per channel (image).
+    """The given side of one field: per column (vector), per feature (set, series), or per
+    channel (image).
 
     Arguments:
         field: The field.
         rules: One rule a column; found by `fit_`.
     """
+
+    loc: Tensor
+    scale: Tensor
 
     def __init__(self, field: Field, rules: Sequence[dict[str, Any]] | None = None) -> None:
         super().__init__()
@@ -83,7 +89,9 @@ class Standardise(nn.Module):
         return {"field": self.field.to_dict(), "rules": self.rules}
 
     def fit_(self, values: Tensor, mask: Tensor | None = None) -> Standardise:
-        """Finds rules and moments on training values (n, *shape); padding is skipped by mask (n, K)."""
+        """Finds rules and moments on training values (n, *shape); padding is skipped by mask (n,
+        K).
+        """
         columns = self._columns_last(values.double())
         columns = columns.reshape(-1, self.field.columns) if mask is None else columns[mask]
         rules = [column_rule(columns[:, i], self.field.discrete) for i in range(columns.shape[1])]
@@ -114,12 +122,17 @@ class Standardise(nn.Module):
 
 
 class Target(nn.Module):
-    """The modelled side: columns y (n, d) in physical units ↔ z (n, k) of a network, with its log-determinant.
+    """The modelled side: columns y (n, d) in physical units ↔ z (n, k) of a network, with its
+    log-determinant.
 
     Arguments:
         rules: One rule a column (d).
         discrete: Which columns are whole numbers.
     """
+
+    loc: Tensor
+    scale: Tensor
+    constant: Tensor
 
     def __init__(self, rules: Sequence[dict[str, Any]], discrete: Sequence[bool]) -> None:
         super().__init__()
@@ -179,7 +192,9 @@ class Target(nn.Module):
         return y.double() + noise * y.new_tensor(self.discrete).double()
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """z (..., k) float32 and log |dz / dy| (...) float64 of y (..., d); -inf outside the support."""
+        """z (..., k) float32 and log |dz / dy| (...) float64 of y (..., d); -inf outside the
+        support.
+        """
         y = y.double()
         u = self.bijection.inv(y)
         varies = self.constant.isnan()
@@ -200,7 +215,9 @@ class Target(nn.Module):
         return total + self.scale[self.keep].log().sum()
 
     def inverse(self, z: Tensor, rounded: bool = True) -> Tensor:
-        """y (..., d), float32, of z (..., k); whole numbers are rounded down, draws stay inside the support."""
+        """y (..., d), float32, of z (..., k); whole numbers are rounded down, draws stay inside
+        the support.
+        """
         u = self.loc.expand(*z.shape[:-1], -1).clone()
         u[..., self.keep] = z.double() * self.scale[self.keep] + self.loc[self.keep]
         y = self.bijection(u)
@@ -210,7 +227,9 @@ class Target(nn.Module):
         return y
 
     def cell_points(self, y: Tensor) -> Tensor:
-        """Fixed points (m, ..., d) in the unit cell of each row's discrete columns, over which densities average."""
+        """Fixed points (m, ..., d) in the unit cell of each row's discrete columns, over which
+        densities average.
+        """
         d = len(self.discrete)
         points = torch.quasirandom.SobolEngine(d, scramble=True, seed=0).draw(_CELL_POINTS)
         points = points.double().to(y.device) * y.new_tensor(self.discrete).double()

@@ -4,7 +4,8 @@ r"""Prior: named, bounded parameters; a torch Distribution with its bijection to
     p(\vartheta) = \prod_i p_i(\vartheta_i), \qquad
     \vartheta_i = F_i^{-1}(\Phi(u_i)), \quad u \sim \mathcal N(0, I)
 
-Models of theta live in the unconstrained u: no posterior draw falls outside the prior, none is rejected.
+Models of theta live in the unconstrained u: no posterior draw falls outside the prior, none is
+rejected.
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ class Prior(D.Distribution):
     r"""A prior over named parameters theta, shape (d,).
 
     Arguments:
-        factors: Independent scalar distributions by name, or one joint distribution with event shape (d,).
+        factors: Independent scalar distributions by name, or one joint distribution with event
+            shape (d,).
         names: Of a joint distribution, the d names.
         labels: LaTeX, one a parameter.
         units: Units, one a parameter.
         **named: Factors by keyword, `Prior(Omega_m=Uniform(0.1, 0.5))`.
 
     Raises:
-        ValueError: If a factor is discrete, not scalar, or its bounds are not finite or not ordered; if names do
-            not match.
+        ValueError: If a factor is discrete, not scalar, or its bounds are not finite or not
+            ordered; if names do not match.
 
     Examples:
         >>> from torch.distributions import Normal, Uniform
@@ -122,11 +124,13 @@ class Prior(D.Distribution):
         return torch.stack([f.variance for f in self.factors.values()])
 
     def sample(self, sample_shape: Any = (), seed: int | None = None) -> Tensor:
-        """Draws (*sample_shape, d), strictly inside the support; `seed` makes the draw repeatable."""
+        """Draws (*sample_shape, d), strictly inside the support; `seed` makes the draw
+        repeatable.
+        """
         shape = torch.Size([sample_shape] if isinstance(sample_shape, int) else sample_shape)
         with torch.no_grad(), torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)
             if self.joint is not None:
                 theta = self.joint.sample(shape)
             else:
@@ -143,7 +147,8 @@ class Prior(D.Distribution):
         if self.joint is not None:
             total = self.joint.log_prob(safe)
         else:
-            total = sum(f.log_prob(safe[..., i]) for i, f in enumerate(self.factors.values()))
+            parts = [f.log_prob(safe[..., i]) for i, f in enumerate(self.factors.values())]
+            total = torch.stack(parts).sum(0)
         return torch.where(within, total, torch.full_like(total, -math.inf))
 
     @property
@@ -156,7 +161,9 @@ class Prior(D.Distribution):
         return f"Prior({inner})"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values. Independent torch factors come back whole; of others names and support are kept."""
+        """As JSON values. Independent torch factors come back whole; of others names and support
+        are kept.
+        """
         out: dict[str, Any] = {
             "names": list(self.names),
             "labels": list(self.labels),
@@ -233,7 +240,7 @@ def _split(joint: D.Distribution, names: Sequence[str] | None) -> tuple[dict[str
     keys = tuple(names) if names is not None else tuple(f"theta_{i}" for i in range(d))
     if len(keys) != d or len(set(keys)) != d:
         raise ValueError(f"names must be {d} different strings; got {keys}")
-    base = getattr(joint, "base_dist", None)
+    base: Any = getattr(joint, "base_dist", None)
     if isinstance(joint, D.Independent) and base.batch_shape == shape:
         columns = {k: getattr(base, k) for k in base.arg_constraints if _has(base, k)}
         if type(base) in (
@@ -273,8 +280,8 @@ def _joint_rules(joint: D.Distribution) -> list[dict[str, Any]]:
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
     if low is None and high is None:
         raise ValueError(
-            f"the support {support} is no product of intervals; simgen models theta in R^d behind a bijection "
-            "of each column, so give a prior on a box, half-lines or R^d"
+            f"the support {support} is no product of intervals; simgen models theta in R^d "
+            "behind a bijection of each column, so give a prior on a box, half-lines or R^d"
         )
     lows = torch.as_tensor(-math.inf if low is None else low, dtype=torch.float64).expand(d)
     highs = torch.as_tensor(math.inf if high is None else high, dtype=torch.float64).expand(d)

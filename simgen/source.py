@@ -1,7 +1,7 @@
 """Source: the dataset's side of a fit, from rows of fields to what a network sees.
 
-Statistics and closed-form starts come from training rows alone. A row that is the same network input each epoch is
-preprocessed once.
+Statistics and closed-form starts come from training rows alone. A row that is the same network
+input each epoch is preprocessed once.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from .dataset import Dataset, DatasetError
 from .expression import Expression
 from .field import Field
+from .forward import stream
 from .pipeline import Pipeline, default_embedding, target_columns
 from .preprocessing import Standardise, Target, field_rules
-from .forward import stream
 from .stream import Batches
 
 Batch = dict[str, Tensor]
@@ -33,8 +33,8 @@ _STATISTICS_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Prepared:
-    """Network inputs of a batch: z, the given fields standardised, masks of elements, weights, and the mean
-    log-determinant that turns the loss into nats in physical units.
+    """Network inputs of a batch: z, the given fields standardised, masks of elements, weights,
+    and the mean log-determinant that turns the loss into nats in physical units.
     """
 
     z: Tensor
@@ -239,8 +239,9 @@ def prepare(
     standardised = pipeline.standardise(rows, masks)
     z, _ = target(columns)
     for name, module in modules.items():
-        if hasattr(module, "initialise"):
-            module.initialise(standardised[name], z.flatten(1), mask=masks.get(name))
+        start: Any = getattr(module, "initialise", None)
+        if start is not None:
+            start(standardised[name], z.flatten(1), mask=masks.get(name))
     pipeline.attach(family)
     if hasattr(pipeline.model, "initialise"):
         with torch.no_grad():
@@ -263,6 +264,7 @@ def _target_rules(
         if name == "theta" and prior:
             rules += prior
         elif name in parameters:
+            assert prior is not None
             rules.append(prior[parameters.index(name)])
         else:
             rules += field_rules(fields[name])

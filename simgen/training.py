@@ -3,8 +3,9 @@ r"""fit(): an expression, a dataset and a family become a Conditional.
 .. math::
     \min_\phi \; -\frac{1}{\sum_i w_i} \sum_i w_i \log q_\phi(y_i \mid x_i)
 
-AdamW with warm-up and cosine decay, clipped gradients, averaged weights, early stopping on held-out loss with the
-best weights kept. Shuffle and noise are functions of (seed, step), so that a resumed fit continues bit by bit.
+AdamW with warm-up and cosine decay, clipped gradients, averaged weights, early stopping on
+held-out loss with the best weights kept. Shuffle and noise are functions of (seed, step), so
+that a resumed fit continues bit by bit.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import __version__, checkpoint as checkpoints
+from . import __version__
+from . import checkpoint as checkpoints
 from .conditional import Conditional
 from .dataset import Dataset, DatasetError
 from .expression import parse
@@ -82,17 +84,18 @@ class Schedule:
 
 
 def schedule(rows: int, columns: int) -> Schedule:
-    """The default schedule: about 1,400 steps at 9,000 rows, growing as the root of their number.
+    """The default schedule: 1,400 steps at 9,000 rows, growing as the root of their number.
 
-    Batches of 256 rows (512 from 30,000, 1,024 from 100,000), 10 to 200 epochs. The weights' decay follows
-    what noise could be fitted: 0.04 d^2 at 9,000 rows, in proportion to 1 / rows, between 0.01 and 4.
+    Targets of one or two columns, which fit noise last, have 2,400. Batches of 256 rows (512 from
+    30,000, 1,024 from 100,000), 10 to 200 epochs. The weights' decay follows what noise could be
+    fitted: 0.04 d^2 at 9,000 rows, in proportion to 1 / rows, between 0.01 and 4.
 
     Arguments:
         rows: Training rows n.
         columns: Columns of the target d.
     """
     batch_size = 256 if rows < 30_000 else 512 if rows < 100_000 else 1024
-    steps = 1_400 * max(rows / 9_000, 0.25) ** 0.5
+    steps = (2_400 if columns <= 2 else 1_400) * max(rows / 9_000, 0.25) ** 0.5
     epochs = max(10, min(200, round(steps * batch_size / max(rows, 1))))
     decay = max(0.01, min(4.0, 0.04 * columns**2 * 9_000 / max(rows, 1)))
     return Schedule(batch_size, 4e-3, epochs, max(10, epochs // 3), weight_decay=decay)
@@ -121,17 +124,19 @@ def fit(
         expression: "theta | x", "x | theta", "Omega_m | x", "x".
         dataset: The simulations; rows that failed are left out.
         model: A family with its settings; `Flow()` unless said.
-        embedding: A network that compresses the given field, or one a field by name; by layout unless said.
-            Yours are copied, called as embedding(x), or embedding(x, mask) where the field has variable length.
+        embedding: A network that compresses the given field, or one a field by name; by layout
+            unless said. Yours are copied, called as embedding(x), or embedding(x, mask) where
+            the field has variable length.
         augment: Maps a batch of fields and a generator to a batch, anew each epoch.
         device: "cpu", "cuda", or "auto".
         seed: Seeds initial weights, shuffle and noise.
         max_epochs: Passes over the data; by `schedule` unless said.
         batch_size: Rows a step, likewise.
         learning_rate: Peak learning rate, likewise.
-        budget: Wall time over all restarts: "10min", "2h", or seconds. The decay of the rate follows it.
-        checkpoint: A file that holds the state each epoch and every ten minutes; where it exists, training
-            goes on from it.
+        budget: Wall time over all restarts: "10min", "2h", or seconds. The decay of the rate
+            follows it.
+        checkpoint: A file that holds the state each epoch and every ten minutes; where it
+            exists, training goes on from it.
         memory: Bytes of fields to hold in memory; larger datasets stream from disk.
         progress: Whether to show a progress bar on a terminal.
 
@@ -160,7 +165,11 @@ def fit(
             modules = embeddings(parsed, fields, embedding, source.columns)
             pipeline = resumed.pipeline(modules, family)
         pipeline.to(_device(device))
-        said = {"max_epochs": max_epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+        said: dict[str, Any] = {
+            "max_epochs": max_epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+        }
         plan = schedule(len(source), pipeline.target.features)
         plan = replace(plan, **{k: v for k, v in said.items() if v is not None})
         run = Training(pipeline, source, plan, limit, identity, checkpoint)
@@ -211,6 +220,7 @@ class Training:
         self.elapsed = 0.0
         self.best_loss = math.inf
         self.stale = 0
+        self.total = self.count = 0.0
         keys = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds")
         self.history: dict[str, list[float]] = {k: [] for k in keys}
         self._offset = float(torch.cat([b.ladj.flatten() for b in self.held_out.epoch(0)]).mean())
@@ -245,7 +255,8 @@ class Training:
             self.path = self.path or f"fit-{self.identity['dataset'][:8]}.checkpoint"
             self._save()
             log.warning(
-                'interrupted after epoch %d; the state is in %s: call fit again with checkpoint="%s" to go on',
+                "interrupted after epoch %d; the state is in %s: "
+                'call fit again with checkpoint="%s" to go on',
                 self.step // self.feed.steps,
                 self.path,
                 self.path,
@@ -262,12 +273,15 @@ class Training:
 
     def _epoch(self) -> None:
         epoch, first = divmod(self.step, self.feed.steps)
-        total = count = 0.0
+        if first == 0 and epoch > len(self.history["epoch"]):
+            epoch, first = epoch - 1, self.feed.steps  # stopped before the epoch was judged
+        if first == 0:
+            self.total = self.count = 0.0
         for batch in self.feed.epoch(epoch, first):
             share = max(self.step / self.steps, self.elapsed / self.limit)
             loss = self._update(batch, self.plan.rate(share))
             rows = len(batch.z)
-            total, count = total + rows * loss, count + rows
+            self.total, self.count = self.total + rows * loss, self.count + rows
             self._bar.advance(rows, f"loss {loss - self._offset:.3f}")
             self._clock()
             if self.elapsed >= self.limit:
@@ -283,7 +297,7 @@ class Training:
         else:
             self.stale += 1
         rate = self.optimizer.param_groups[0]["lr"]
-        train = total / max(count, 1) - self._offset
+        train = self.total / max(self.count, 1) - self._offset
         for key, value in zip(self.history, (epoch + 1, train, held_out, rate, self.elapsed)):
             self.history[key].append(value)
 
@@ -301,7 +315,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         keep = min(1 - 1 / self.plan.average, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.averages, self.parameters, 1 - keep)
+        torch._foreach_lerp_(self.averages, self.parameters, 1 - keep)  # type: ignore[arg-type]
         value = float(loss.detach())
         if not math.isfinite(value) and self.step > 100 and not math.isfinite(self.best_loss):
             raise ValueError(f"the loss is {value} at step {self.step}: try a lower learning_rate")
@@ -322,7 +336,9 @@ class Training:
 
 @contextlib.contextmanager
 def _threads(pipeline: Pipeline) -> Iterator[None]:
-    """One thread for small networks on a CPU: two gain nothing there, and lose much when a core is taken."""
+    """One thread for small networks on a CPU: two gain nothing there, and lose much when a core
+    is taken.
+    """
     before = torch.get_num_threads()
     given = sum(pipeline.fields[k].size for k in pipeline.expression.given)
     if pipeline.device.type == "cpu" and given <= _SMALL:

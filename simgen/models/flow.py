@@ -4,8 +4,9 @@ r"""Flow: normalizing flows, an invertible map from the target to a simple base 
     \log p(z \mid c) = \log p_0\bigl(f(z; c) \mid c\bigr)
         + \log \left| \det \frac{\partial f(z; c)}{\partial z} \right|
 
-f is a chain of masked transformations: autoregressive (each variable given all before it; one pass for the density,
-one pass a variable to draw) or coupling (half the variables given the other half; two passes either way).
+f is a chain of masked transformations: autoregressive (each variable given all before it; one
+pass for the density, one pass a variable to draw) or coupling (half the variables given the
+other half; two passes either way).
 """
 
 from __future__ import annotations
@@ -36,15 +37,17 @@ class Flow:
     """A conditional normalizing flow.
 
     Arguments:
-        transform: "spline" (autoregressive rational-quadratic splines, NSF), "affine" (autoregressive, MAF),
-            "coupling" (affine coupling, RealNVP), "spline-coupling", which "auto" takes:
-            it draws fastest at equal accuracy.
+        transform: "spline" (autoregressive rational-quadratic splines, NSF), "affine"
+            (autoregressive, MAF), "coupling" (affine coupling, RealNVP), "spline-coupling",
+            which "auto" takes: it draws fastest at equal accuracy.
         transforms: How many are chained; 5 up to 6 variables, then 3, unless said.
-        hidden: Widths of the network of each transformation; (128, 128) up to 6 variables, then (64, 64).
+        hidden: Widths of the network of each transformation; (128, 128) up to 6 variables, then
+            (64, 64).
         bins: Pieces of a spline.
         permute: Whether variables stand in another random order in each transformation.
-        linear: Whether an affine map, its shift linear in the context, comes first: the base density is then a
-            linear-Gaussian model of the target, as good as least squares makes it.
+        linear: Whether an affine map, its shift linear in the context, comes first: the base
+            density is then a linear-Gaussian model of the target, as good as least squares makes
+            it.
 
     References:
         | Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
@@ -83,7 +86,8 @@ class Flow:
 
 
 class MaskedAffine(nn.Module):
-    """zuko's masked affine transformation: y_i = x_i exp(s_i) + m_i, s and m of the variables before i.
+    """zuko's masked affine transformation: y_i = x_i exp(s_i) + m_i, s and m of the variables
+    before i.
 
     Arguments:
         features: Number of variables d.
@@ -119,7 +123,9 @@ class MaskedAffine(nn.Module):
 
 
 def _order(features: int, i: int, permute: bool) -> Tensor:
-    """The order of the variables in transformation i: every second one turns the one before it round."""
+    """The order of the variables in transformation i: every second one turns the one before it
+    round.
+    """
     order = torch.arange(features)
     if permute:
         generator = torch.Generator().manual_seed(i // 2)
@@ -128,10 +134,12 @@ def _order(features: int, i: int, permute: bool) -> Tensor:
 
 
 class LinearGaussian(nn.Module):
-    r"""An affine map whose shift is linear in the context: y = L (z - A c - b), L lower triangular.
+    r"""An affine map whose shift is linear in the context: y = L (z - A c - b), L lower
+    triangular.
 
-    Started from least squares on training rows, with L the inverse Cholesky factor of the residuals' covariance, it
-    makes a linear-Gaussian problem exact before training, and leaves to the transformations what is not.
+    Started from least squares on training rows, with L the inverse Cholesky factor of the
+    residuals' covariance, it makes a linear-Gaussian problem exact before training, and leaves
+    to the transformations what is not.
 
     Arguments:
         features: Number of variables k.
@@ -170,11 +178,13 @@ class LinearGaussian(nn.Module):
 
     def call_and_ladj(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         """y (n, k) and log |det| of x (n, k) given contexts (n, c)."""
+        assert c is not None
         shift = torch.addmm(self.bias, c, self.weight)
         return (x - shift) @ self._matrix().t(), self.log_diagonal.sum()
 
     def inverse(self, y: Tensor, c: Tensor | None) -> Tensor:
         """x (s, n, k) of y (s, n, k) given contexts (n, c)."""
+        assert c is not None
         inverse = torch.linalg.inv(self._matrix())
         return y @ inverse.t() + torch.addmm(self.bias, c, self.weight)
 
@@ -200,7 +210,7 @@ class FlowModule(nn.Module):
                 )
             else:
                 layers.append(MaskedAffine(features, context, passes, order, hidden))
-        self.layers = nn.ModuleList(layers)
+        self.layers: Any = nn.ModuleList(layers)
 
     def initialise(self, target: Tensor, given: Given) -> None:
         """Starts the linear layer, where there is one, from training rows."""

@@ -1,13 +1,15 @@
-r"""Rational-quadratic splines with a closed-form backward pass, and the masked transformation made of them.
+r"""Rational-quadratic splines with a closed-form backward pass, and the masked transformation
+made of them.
 
-Between knots (x_k, y_k) and (x_{k+1}, y_{k+1}) with slopes d_k, d_{k+1}, s = (y_{k+1} - y_k) / (x_{k+1} - x_k),
-t = (x - x_k) / (x_{k+1} - x_k):
+Between knots (x_k, y_k) and (x_{k+1}, y_{k+1}) with slopes d_k, d_{k+1}, s = (y_{k+1} - y_k) /
+(x_{k+1} - x_k), t = (x - x_k) / (x_{k+1} - x_k):
 
 .. math::
     y = y_k + (y_{k+1} - y_k) \frac{s t^2 + d_k t (1 - t)}{s + (d_k + d_{k+1} - 2 s) t (1 - t)}
 
-A spline is a chain of small elementwise operations, most of the time of a flow. Here values of one parameter stand
-side by side in memory, as the last layer writes them, and the gradient is one formula instead of the tape of forty.
+A spline is a chain of small elementwise operations, most of the time of a flow. Here values of
+one parameter stand side by side in memory, as the last layer writes them, and the gradient is
+one formula instead of the tape of forty.
 
 References:
     | Neural Spline Flows (Durkan et al., 2019), eqs. 4, 5, 24
@@ -42,7 +44,8 @@ def _tables(bins: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor
 
 
 def _locate(v: Tensor, phi: Tensor, side: int) -> tuple[Tensor, ...]:
-    """The bin of v (*shape) along x (side 0) or y (side 1), with its knots, from phi (3K - 1, *shape).
+    """The bin of v (*shape) along x (side 0) or y (side 1), with its knots, from phi (3K - 1,
+    *shape).
 
     Axes of phi may be one where those of v are not: what many values share is computed once.
     """
@@ -107,7 +110,7 @@ class _Forward(torch.autograd.Function):
         g_slopes = torch.stack((g_rise * u + g_u + g_q * r * r, g_u + g_q * tt)).mul_(slopes)
         g_x = g_t / width
         g_s_width = g_s / width
-        # a knot is the sum of the shares below it: dL/dshare_j is one number for j < k, another for j = k
+        # a knot sums the shares below it: dL/dshare_j is one number for j < k, another at k
         scale = 2 * BOUND * (1 - bins * SMALLEST)
         before = torch.stack((-g_x, g_y)).mul_(scale)
         at_x = -(g_x * t + g_s_width * s)
@@ -151,9 +154,10 @@ def rational_quadratic_inverse(y: Tensor, phi: Tensor) -> Tensor:
 class MaskedSpline(zuko.flows.MaskedAutoregressiveTransform):
     """zuko's masked autoregressive transformation with these splines.
 
-    It differs from zuko's own in two ways that only concern speed: the last layer writes all values of a parameter
-    side by side, and drawing computes, at each pass, the variables of that pass alone, by the hidden units that
-    they depend on alone, and once a context where they depend on nothing else.
+    It differs from zuko's own in two ways that only concern speed: the last layer writes all
+    values of a parameter side by side, and drawing computes, at each pass, the variables of that
+    pass alone, by the hidden units that they depend on alone, and once a context where they
+    depend on nothing else.
 
     Arguments:
         features: Number of variables d.
@@ -165,6 +169,7 @@ class MaskedSpline(zuko.flows.MaskedAutoregressiveTransform):
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> MaskedSpline:
+        """A module of this class."""
         return nn.Module.__new__(cls)  # zuko's own turns into another class for one variable
 
     def __init__(
@@ -194,7 +199,7 @@ class MaskedSpline(zuko.flows.MaskedAutoregressiveTransform):
         nn.init.zeros_(last.weight)  # the identity: what comes before it is the first answer
         nn.init.zeros_(last.bias)
 
-        # the pass from which on a unit of each layer can be computed: 0 where it depends on the context alone
+        # the pass at which a unit can be computed: 0 where it depends on the context alone
         level = torch.cat([self.order + 1, torch.zeros(context or int(self_contained))]).long()
         self.levels = [level]
         for layer in list(self.hyper)[::2][:-1]:

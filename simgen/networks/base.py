@@ -1,4 +1,6 @@
-"""Networks that know how they were made: a built-in module carries its configuration into the model file."""
+"""Networks that know how they were made: a built-in module carries its configuration into the
+model file.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ class Configured(nn.Module):
             initialise(self, *args, **kwargs)
             self.config = {"class": cls.__name__, **arguments}
 
-        cls.__init__ = wrapped  # type: ignore[method-assign]
+        cls.__init__ = wrapped  # type: ignore
 
 
 def build(config: dict[str, Any]) -> Configured:

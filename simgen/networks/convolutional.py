@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ["ConvEncoder"]
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,8 @@ class _Block(nn.Module):
 
 
 class ConvEncoder(Configured):
-    """Residual convolutions, halving the grid each time, then the mean over the grid: (n, c, H, W) → (n, out).
+    """Residual convolutions, halving the grid each time, then the mean over the grid: (n, c, H,
+    W) → (n, out).
 
     Arguments:
         channels: Channels of the image.
@@ -46,7 +49,7 @@ class ConvEncoder(Configured):
         super().__init__()
         widths = [width * min(2**i, 4) for i in range(depth + 1)]
         self.first = nn.Conv2d(channels, width, 3, padding=1, padding_mode="circular")
-        self.blocks = nn.Sequential(*[_Block(a, b) for a, b in zip(widths, widths[1:])])
+        self.blocks = nn.Sequential(*[_Block(a, b) for a, b in pairwise(widths)])
         self.head = ResMLP(2 * widths[-1], out, width=64, blocks=1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["MLP", "ResMLP"]
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ class MLP(Configured):
         super().__init__()
         widths = [features, *hidden]
         layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:]):
+        for a, b in pairwise(widths):
             layers += [nn.Linear(a, b), nn.SiLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], out))
 
@@ -34,7 +35,8 @@ class MLP(Configured):
 
 
 class ResMLP(Configured):
-    """Residual blocks x + W SiLU(W' norm(x)) between two linear layers: (..., features) → (..., out).
+    """Residual blocks x + W SiLU(W' norm(x)) between two linear layers: (..., features) → (...,
+    out).
 
     Arguments:
         features: Size of the input vector.

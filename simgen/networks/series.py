@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ["SeriesEncoder"]
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,8 @@ from .mlp import ResMLP
 
 
 class SeriesEncoder(Configured):
-    """Strided one-dimensional convolutions, then mean and last value over time: (n, K, features) → (n, out).
+    """Strided one-dimensional convolutions, then mean and last value over time: (n, K, features)
+    → (n, out).
 
     Arguments:
         features: Features at one time.
@@ -25,7 +28,7 @@ class SeriesEncoder(Configured):
         super().__init__()
         widths = [features + 1, *[width] * depth]
         self.layers = nn.ModuleList(
-            nn.Conv1d(a, b, kernel_size=5, stride=2, padding=2) for a, b in zip(widths, widths[1:])
+            nn.Conv1d(a, b, kernel_size=5, stride=2, padding=2) for a, b in pairwise(widths)
         )
         self.norms = nn.ModuleList(nn.GroupNorm(1, width) for _ in range(depth))
         self.head = ResMLP(2 * width, out, width=width, blocks=1)

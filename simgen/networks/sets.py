@@ -1,7 +1,7 @@
 r"""A permutation-invariant encoder of sets.
 
 .. math::
-    h(x_1, \dots, x_K) = \rho\Bigl( \frac{1}{\sqrt{K}} \sum_i \phi(x_i), \frac1K \sum_i \phi(x_i), \log K \Bigr)
+    h(x_1, \dots, x_K) = \rho\Bigl( \frac1K \sum_i \phi(x_i), \log K \Bigr)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SetEncoder(Configured):
         for _ in range(blocks - 1):
             layers += [nn.Linear(width, width), nn.SiLU()]
         self.element = nn.Sequential(*layers, nn.Linear(width, width))
-        # the mean of K elements varies as 1 / sqrt(K): centred and scaled before the second network
+        # the mean of K elements varies as 1 / sqrt(K)
         self.loc = nn.Parameter(torch.zeros(width))
         self.log_scale = nn.Parameter(torch.zeros(width))
         self.head = ResMLP(width + 1, out, width=width, blocks=1)
@@ -56,7 +56,9 @@ class SetEncoder(Configured):
         return (h * mask[..., None]).sum(1) / count.clamp(min=1), count
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Encodes sets x (n, K, features), of which mask (n, K) elements are there, as (n, out)."""
+        """Encodes sets x (n, K, features), of which mask (n, K) elements are there, as (n,
+        out).
+        """
         mean, count = self._pool(x, mask)
         mean = (mean - self.loc) * torch.exp(-self.log_scale)
         return self.head(torch.cat([mean, count.clamp(min=1).log() / 5], -1))

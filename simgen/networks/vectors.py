@@ -3,11 +3,12 @@ r"""An encoder of vectors: linear summaries found in closed form, and a network'
 .. math::
     h(x) = \bigl([x,] \; s, \; f([x,] s)\bigr), \qquad s = W^\top x
 
-W holds the canonical directions of x: those linear combinations that correlate most with polynomials of the target.
-Where the columns of x are strongly correlated, as binned data with a common offset are, standardising each of them
-leaves the informative combinations tiny, and the rest is noise to fit; the directions are found before any training.
-Whether x itself is passed on is tested: if what is left of it beside s neither moves nor changes its second moments
-with the target, s is all there is to know, and a network that sees the rest can only fit noise.
+W holds the canonical directions of x: those linear combinations that correlate most with
+polynomials of the target. Where the columns of x are strongly correlated, as binned data with a
+common offset are, standardising each of them leaves the informative combinations tiny, and the
+rest is noise to fit; the directions are found before any training. Whether x itself is passed on
+is tested: if what is left of it beside s neither moves nor changes its second moments with the
+target, s is all there is to know, and a network that sees the rest can only fit noise.
 
 References:
     | Relations Between Two Sets of Variates (Hotelling, 1936)
@@ -19,6 +20,7 @@ from __future__ import annotations
 __all__ = ["VectorEncoder", "canonical_directions", "second_moments_depend"]
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +41,9 @@ def _whitened(x: Tensor, floor: float = 1e-9) -> tuple[Tensor, Tensor]:
 
 
 def _polynomials(u: Tensor) -> Tensor:
-    """Monomials of the target (n, d) up to degree three, whitened; of many variables fewer mixed ones."""
+    """Monomials of the target (n, d) up to degree three, whitened; of many variables fewer mixed
+    ones.
+    """
     w = ((u - u.mean(0)) / u.std(0).clamp(min=1e-9)).clamp(-4, 4)
     d = w.shape[1]
     i, j = torch.triu_indices(d, d)
@@ -54,17 +58,19 @@ def _polynomials(u: Tensor) -> Tensor:
 
 
 def canonical_directions(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Directions of x that correlate with polynomials of u beyond chance, and what whitens the rest.
+    r"""Directions of x that correlate with polynomials of u beyond chance, and what whitens the
+    rest.
 
-    Of r independent columns and k independent polynomials the largest squared sample correlation is about
-    (sqrt(r) + sqrt(k))^2 / n: directions below it are noise.
+    Of r independent columns and k independent polynomials the largest squared sample correlation
+    is about (sqrt(r) + sqrt(k))^2 / n: directions below it are noise.
 
     Arguments:
         x: Rows (n, p).
         u: Target rows (n, d).
 
     Returns:
-        W (p, k), each direction of unit variance, and the whitened rest of x, (n, r - k), uncorrelated with it.
+        W (p, k), each direction of unit variance, and the whitened rest of x, (n, r - k),
+        uncorrelated with it.
     """
     white, matrix = _whitened(x - x.mean(0))
     basis = _polynomials(u)
@@ -75,10 +81,11 @@ def canonical_directions(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def second_moments_depend(rest: Tensor, u: Tensor) -> bool:
-    r"""Whether squares and products of the rest (n, q) vary with u (n, d), beyond chance by five deviations.
+    r"""Whether squares and products of the rest (n, q) vary with u (n, d), beyond chance by five
+    deviations.
 
-    Under independence, n times the sum of squared correlations of p products with k polynomials has mean p k and
-    variance about 2 p k.
+    Under independence, n times the sum of squared correlations of p products with k polynomials
+    has mean p k and variance about 2 p k.
     """
     n, q = rest.shape
     if q == 0:
@@ -106,6 +113,9 @@ class VectorEncoder(Configured):
         keep: Whether x itself is passed on; decided by `initialise`.
     """
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(
         self,
         features: int,
@@ -120,7 +130,7 @@ class VectorEncoder(Configured):
         self.register_buffer("bias", torch.zeros(directions, dtype=torch.float64))
         widths = [features * keep + directions, *hidden]
         layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:]):
+        for a, b in pairwise(widths):
             layers += [nn.Linear(a, b), nn.ReLU()]
         last = nn.Linear(widths[-1], out)
         nn.init.zeros_(last.weight)  # at the start the features are the linear ones alone
@@ -129,7 +139,9 @@ class VectorEncoder(Configured):
 
     @torch.no_grad()
     def initialise(self, x: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
-        """Finds the directions on training rows x (n, features), target (n, targets); new weights for the rest."""
+        """Finds the directions on training rows x (n, features), target (n, targets); new
+        weights for the rest.
+        """
         x, u = x[:_ROWS].double(), target[:_ROWS].double()
         weight, rest = canonical_directions(x, u)
         keep = weight.shape[1] == 0 or second_moments_depend(rest, u)

@@ -92,7 +92,7 @@ def test_far_tails_stay_finite_and_strictly_inside():
 
 
 def test_interval_log_determinant_is_right_where_float32_fails():
-    # at u = 5.5, Phi(-u) = 1.9e-8 is below float32 resolution at 1: a float32 bijection sits on the bound
+    # at u = 5.5, Phi(-u) = 1.9e-8 is below float32 resolution at 1: on the bound in float32
     columns = Columns([interval_rule(0.0, 1.0)])
     u = torch.tensor([[5.5]], dtype=torch.float64)
     theta = columns(u)

@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Uniform
 
 import simgen
-from simgen.conditional import read_header
+from simgen.tensors import read_header
 
 FLOW = simgen.Flow(transforms=2, hidden=(16, 16))
 
@@ -179,7 +179,7 @@ def test_damaged_and_foreign_files(posterior, tmp_path):
         simgen.load(path)
     path.write_bytes(whole)
     rewrite(path, lambda header, _: header.update(schema=99))
-    with pytest.raises(ValueError, match="schema 99.*upgrade"):
+    with pytest.raises(ValueError, match=r"schema 99.*upgrade"):
         simgen.load(path)
     path.write_bytes(whole)
     rewrite(path, lambda header, _: header["family"].update(hidden=[8, 8]))

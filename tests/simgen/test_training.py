@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.distributions import MultivariateNormal, Normal, Uniform
+from torch.distributions import MultivariateNormal, Normal
 
 import simgen
 from simgen.training import _seconds, schedule
