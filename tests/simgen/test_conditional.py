@@ -77,7 +77,7 @@ def test_chunks_change_nothing(posterior, monkeypatch):
     x = torch.rand(6, 2)
     theta = posterior(x).sample((11,), seed=3)
     before = posterior(x).log_prob(theta)
-    monkeypatch.setattr("simgen.conditional._CHUNK", 4)
+    monkeypatch.setattr("simgen.distribution.CHUNK", 4)
     torch.testing.assert_close(posterior(x).sample((11,), seed=3), theta)
     torch.testing.assert_close(posterior(x).log_prob(theta), before)
 
