@@ -47,10 +47,11 @@ _STYLE: dict[str, Any] = {
     "savefig.dpi": 144,
     "figure.facecolor": "white",
 }
-_GREEK = (
+_LETTERS = (
     "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi "
     "psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
 ).split()
+_GREEK = {**{letter: letter for letter in _LETTERS}, "eps": "epsilon"}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -89,7 +90,7 @@ def tex(label: str, unit: str = "") -> str:
     if "$" not in label and ("\\" in label or "^" in label):
         text = f"${label}$"
     elif name and (name[1] in _GREEK or len(name[1]) == 1):
-        base = f"\\{name[1]}" if name[1] in _GREEK else name[1]
+        base = f"\\{_GREEK[name[1]]}" if name[1] in _GREEK else name[1]
         roman = "" if name[3] is None else "\\mathrm{" + name[3].replace("_", r"\_") + "}"
         sub = name[2] or roman
         text = f"${base}_{{{sub}}}$" if sub else f"${base}$"
@@ -101,7 +102,10 @@ def tex(label: str, unit: str = "") -> str:
 
 
 def _unit(unit: str) -> str:
-    text = f"$\\mathrm{{{unit}}}$" if ("^" in unit or "\\" in unit) and "$" not in unit else unit
+    text = unit
+    if ("^" in unit or "\\" in unit) and "$" not in unit:
+        powers = re.sub(r"\^(-?\w+)", r"^{\1}", unit).replace(" ", r"\,")
+        text = f"$\\mathrm{{{powers}}}$"
     return text if _parses(text) else unit.replace("$", "")
 
 

@@ -148,7 +148,7 @@ def test_predictive_of_sets_skips_what_is_not_there() -> None:
         ("\\Omega_m h^2", "", "$\\Omega_m h^2$"),
         ("$x$", "GeV", "$x$ [GeV]"),
         ("jet mass", "", "jet mass"),
-        ("x", "GeV^2", "$x$ [$\\mathrm{GeV^2}$]"),
+        ("x", "GeV^2", "$x$ [$\\mathrm{GeV^{2}}$]"),
         ("\\nosuchmacro_1", "", "nosuchmacro 1"),
     ],
 )
