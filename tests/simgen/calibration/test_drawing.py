@@ -71,12 +71,12 @@ def test_a_distribution_that_ignores_x_is_asked_row_by_row() -> None:
 
 def test_truth_outside_the_support_has_no_density() -> None:
     low, high = torch.zeros(N, 2), torch.ones(N, 2)
-    box = Independent(Uniform(low, high), 1)
+    box = Independent(Uniform(low, high, validate_args=True), 1)
     (part,) = draw(lambda x: box, THETA, {"x": X}, S, 0)
     outside = ((THETA < 0) | (THETA > 1)).any(1)
     assert np.array_equal(np.isneginf(part.log_q_truth.numpy()), outside)
     assert box.base_dist._validate_args  # as it was
-    positive = Independent(LogNormal(low, high), 1)
+    positive = Independent(LogNormal(low, high, validate_args=True), 1)
     (part,) = draw(lambda x: positive, THETA, {"x": X}, S, 0)
     assert np.array_equal(np.isneginf(part.log_q_truth.numpy()), (THETA < 0).any(1))
 
