@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal, Normal
 
 import simgen
-from simgen.training import _seconds, schedule
+from simgen.training import _seconds
 
 N = 4000
 SMALL = {"transforms": 2, "hidden": (32, 32)}
@@ -228,9 +228,3 @@ def test_unknown_field_lists_what_there_is(dataset):
 def test_budget_units():
     assert [_seconds(b) for b in ("90s", "10min", "2h", 5)] == [90, 600, 7200, 5]
     assert _seconds(None) == math.inf
-
-
-def test_schedule_follows_the_rows():
-    few, many = schedule(900, 2), schedule(900_000, 2)
-    assert few.max_epochs > many.max_epochs
-    assert few.rate(0.5) < few.learning_rate and few.rate(1.0) < 1e-9

@@ -1,0 +1,28 @@
+"""Schedule: the rule, the rate."""
+
+import pytest
+
+from simgen.schedule import Schedule, default_schedule
+
+
+def test_rule_follows_rows_and_columns():
+    few, many = default_schedule(900, 2), default_schedule(900_000, 2)
+    assert few.max_epochs > many.max_epochs and few.batch_size < many.batch_size
+    small, large = default_schedule(9_000, 2), default_schedule(9_000, 10)
+    assert small.weight_decay == pytest.approx(0.16) and large.weight_decay == pytest.approx(4.0)
+    assert small.max_epochs > large.max_epochs
+    assert default_schedule(9_000, 2, vectors=False).learning_rate < small.learning_rate
+
+
+def test_rate_warms_up_and_decays():
+    plan = Schedule(256, 1e-3, 10, 3, warmup=0.1)
+    rates = [plan.rate(s / 100) for s in range(101)]
+    top = rates.index(max(rates))
+    assert top == 10 and rates[10] == pytest.approx(1e-3)
+    assert rates[:11] == sorted(rates[:11]) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[55] == pytest.approx(0.5e-3) and rates[-1] < 1e-9
+
+
+def test_bad_settings():
+    with pytest.raises(ValueError, match="batch_size must be positive"):
+        Schedule(0, 1e-3, 10, 3)
