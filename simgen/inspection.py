@@ -182,9 +182,10 @@ def _checkpoint(path: Path, header: Mapping[str, Any]) -> Section:
 
 def _hdf5(path: Path) -> list[Section]:
     from .samples import Samples
+    from .shard import open_file
 
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_file(Path(path)) as file:
             ours = file.attrs.get("simgen") == "samples"
             arrays: list[tuple[str, str, str]] = []
             if not ours:
