@@ -28,7 +28,8 @@ class Schedule:
         batch_size: Rows a step.
         learning_rate: Peak after the warm-up, where the cosine starts.
         max_epochs: Passes over the training rows.
-        patience: Epochs without a better held-out loss before stopping.
+        patience: Epochs without a better held-out loss before stopping; half of all epochs unless
+            said: while the rate is high, the loss may rest for long and still fall at the end.
         warmup: Share of all steps in which the rate rises.
         weight_decay: Of AdamW.
         clip: Largest norm of the gradient.
@@ -38,7 +39,7 @@ class Schedule:
     batch_size: int
     learning_rate: float
     max_epochs: int
-    patience: int
+    patience: int | None = None
     warmup: float = 0.05
     weight_decay: float = 1e-4
     clip: float = 5.0
@@ -48,6 +49,11 @@ class Schedule:
         for name in ("batch_size", "learning_rate", "max_epochs"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)!r}")
+
+    @property
+    def rest(self) -> int:
+        """The patience, said or not."""
+        return max(10, self.max_epochs // 2) if self.patience is None else self.patience
 
     def rate(self, share: float) -> float:
         """The learning rate after a share of the whole training."""
@@ -75,4 +81,4 @@ def default_schedule(rows: int, columns: int, vectors: bool = True) -> Schedule:
     epochs = max(10, min(200, round(steps * batch_size / max(rows, 1))))
     decay = max(0.01, min(4.0, 0.04 * columns**2 * 9_000 / max(rows, 1)))
     rate = 4e-3 if vectors else 1e-3
-    return Schedule(batch_size, rate, epochs, max(10, epochs // 3), weight_decay=decay)
+    return Schedule(batch_size, rate, epochs, weight_decay=decay)

@@ -181,7 +181,7 @@ class Training:
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
         over = self.elapsed >= self.limit
-        return self.step >= self.steps or self.stale >= self.plan.patience or over
+        return self.step >= self.steps or self.stale >= self.plan.rest or over
 
     def __call__(self, progress: bool) -> None:
         """Trains to the end, the budget, or Ctrl-C, which leaves a checkpoint."""
