@@ -271,13 +271,7 @@ def factor_rule(factor: D.Distribution) -> dict[str, Any]:
     low, high = _support_bounds(factor)
     if family in ("Laplace", "Cauchy", "Gumbel", "HalfNormal", "HalfCauchy", "Pareto", "Weibull"):
         if getattr(D, family) is type(factor):
-            return {
-                "kind": "cdf",
-                "family": family,
-                "low": low,
-                "high": high,
-                **_arguments(factor),
-            }
+            return {"kind": "cdf", "family": family, "low": low, "high": high, **value}
     return interval_rule(low, high)
 
 
@@ -286,10 +280,6 @@ def _scalar(factor: D.Distribution, name: str) -> bool:
         return isinstance(getattr(factor, name), Tensor) and getattr(factor, name).numel() == 1
     except (AttributeError, NotImplementedError):
         return False
-
-
-def _arguments(factor: D.Distribution) -> dict[str, float]:
-    return {k: float(getattr(factor, k)) for k in factor.arg_constraints if _scalar(factor, k)}
 
 
 def _support_bounds(factor: D.Distribution) -> tuple[float, float]:
