@@ -21,6 +21,13 @@ _WHERE = {
     "DatasetError": "dataset",
     "simulate": "simulation",
     "Flow": "models",
+    "VAE": "models",
+    "HierarchicalVAE": "models",
+    "Diffusion": "models",
+    "LatentDiffusion": "models",
+    "Ensemble": "models",
+    "GaussianPrior": "gaussian",
+    "MixturePrior": "gaussian",
     "Conditional": "conditional",
     "load": "conditional",
     "fit": "training",
@@ -38,7 +45,8 @@ if TYPE_CHECKING:
     from .dataset import Dataset, DatasetError
     from .field import Field
     from .forward import Simulator, simulator
-    from .models import Flow
+    from .gaussian import GaussianPrior, MixturePrior
+    from .models import VAE, Diffusion, Ensemble, Flow, HierarchicalVAE, LatentDiffusion
     from .prior import Prior
     from .reporting import report
     from .samples import Samples

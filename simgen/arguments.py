@@ -12,7 +12,7 @@ import importlib
 import sys
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,31 +54,46 @@ def shares(text: str) -> tuple[float, ...]:
     return out
 
 
-def family(name: str, chosen: Mapping[str, str]) -> Any:
+def family(name: str, chosen: Mapping[str, str], ensemble: int = 1) -> Any:
     """A family of models with its settings.
 
     Arguments:
         name: "flow", or another of the families there are.
-        chosen: Settings as text, by name.
+        chosen: Settings as text, by name; "diffusion.steps" is one of a part.
+        ensemble: Members that are trained together.
 
     Raises:
         ValueError: If there is no such family or setting, or a value is of another type.
     """
-    from .models import FAMILIES
+    from .models import FAMILIES, Ensemble
 
-    short = {_short(known): cls for known, cls in FAMILIES.items()}
+    short = {_short(known): cls for known, cls in FAMILIES.items() if cls is not Ensemble}
     cls = short.get(name.lower())
     if cls is None:
         raise ValueError(f"no family {name!r}; there are {', '.join(short)}")
+    if ensemble < 1:
+        raise ValueError(f"an ensemble has at least one member; got {ensemble}")
+    one = _configured(cls, chosen)
+    return one if ensemble == 1 else Ensemble(one, ensemble)
+
+
+def _configured(cls: type, chosen: Mapping[str, str], place: str = "") -> Any:
+    """An object of a dataclass with settings given as text."""
     types = typing.get_type_hints(cls)
     known = [f.name for f in fields(cls)]
     values = {}
     for key, text in chosen.items():
-        if key not in known:
+        head, _, rest = key.partition(".")
+        if head not in known or (rest and not is_dataclass(types[head])):
             raise ValueError(
-                f"{_short(cls.__name__)} has no setting {key!r}; it has {', '.join(known)}"
+                f"{_short(cls.__name__)} has no setting {place + key!r}; "
+                f"it has {', '.join(known)}"
             )
-        values[key] = _typed(text, types[key], key)
+        if rest:
+            inner = {k[len(head) + 1 :]: v for k, v in chosen.items() if k.startswith(head + ".")}
+            values[head] = _configured(types[head], inner, f"{place}{head}.")
+        else:
+            values[key] = _typed(text, types[key], place + key)
     return cls(**values)
 
 

@@ -5,13 +5,15 @@ Each column maps u in R to theta by one of
 .. math::
     \text{affine}: a + b u, \quad
     \text{interval}: a + (b - a)\,\Phi(u), \quad
+    \text{soft}: a + (b - a)\,F_\tau(u), \quad
     \text{above}: a + e^{m + s u}, \quad
     \text{below}: b - e^{-u}, \quad
     \text{sinh}: a + b \sinh u, \quad
     \text{exponential}: -\log \Phi(-u) / \lambda, \quad
+    \text{circular}: a + (b - a) \left( \frac{u}{2 \pi} + \frac12 \bmod 1 \right), \quad
     \text{cdf}: F^{-1}(\Phi(u)),
 
-so that a factor of a prior with a known CDF becomes N(0, 1). Float64 throughout: in float32 a
+so that a factor of a prior with a known CDF becomes N(0, 1); F of `softbox`. Float64 throughout: in float32 a
 sigmoid puts draws on the bound, with a log-determinant wrong by units.
 """
 
@@ -28,6 +30,8 @@ import torch.distributions as D
 from torch import Tensor
 from torch.distributions import constraints
 from torch.special import log_ndtr, ndtr, ndtri
+
+from .softbox import soft_cdf, soft_inverse, soft_log_slope
 
 _LIMIT = 8.0  # beyond it 1 - Phi(u) has no digits left in float64
 _LOG_2PI = math.log(2 * math.pi)
@@ -154,7 +158,7 @@ def _scalar_constraint(low: float, high: float) -> Any:
 
 def _bounds(rule: dict[str, Any]) -> tuple[float, float]:
     kind = rule["kind"]
-    if kind == "interval":
+    if kind in ("interval", "soft", "circular"):
         return rule["low"], rule["high"]
     if kind == "above":
         return rule["low"], math.inf
@@ -179,6 +183,12 @@ def _forward(kind: str, family: str, u: Tensor, p: dict[str, Tensor]) -> Tensor:
         width = p["high"] - p["low"]
         # the tail that is small is computed from its own side
         return torch.where(u < 0, p["low"] + width * ndtr(u), p["high"] - width * ndtr(-u))
+    if kind == "soft":
+        distance, below = soft_cdf(u, p["edge"])
+        distance = (p["high"] - p["low"]) * distance
+        return torch.where(below, p["low"] + distance, p["high"] - distance)
+    if kind == "circular":
+        return p["low"] + (p["high"] - p["low"]) * torch.remainder(u / (2 * math.pi) + 0.5, 1)
     if kind == "above":
         return p["low"] + torch.exp(p["loc"] + p["scale"] * u)
     if kind == "below":
@@ -200,6 +210,14 @@ def _backward(kind: str, family: str, theta: Tensor, p: dict[str, Tensor]) -> Te
         above = ((p["high"] - theta) / width).clamp(tiny, 1)
         u = torch.where(below < 0.5, ndtri(below), -ndtri(above))
         return u.clamp(-_LIMIT, _LIMIT)
+    if kind == "soft":
+        width = p["high"] - p["low"]
+        below = theta - p["low"] <= p["high"] - theta
+        distance = torch.where(below, theta - p["low"], p["high"] - theta) / width
+        return soft_inverse(distance, below, p["edge"].expand_as(distance))
+    if kind == "circular":
+        turn = torch.remainder((theta - p["low"]) / (p["high"] - p["low"]), 1)
+        return 2 * math.pi * turn - math.pi
     if kind == "above":
         tiny = torch.finfo(torch.float64).tiny
         return ((theta - p["low"]).clamp(min=tiny).log() - p["loc"]) / p["scale"]
@@ -227,6 +245,10 @@ def _log_slope(kind: str, family: str, u: Tensor, theta: Tensor, p: dict[str, Te
         return p["scale"].log().expand_as(u)
     if kind == "interval":
         return (p["high"] - p["low"]).log() + _normal_log_prob(u)
+    if kind == "soft":
+        return (p["high"] - p["low"]).log() + soft_log_slope(u, p["edge"])
+    if kind == "circular":
+        return ((p["high"] - p["low"]) / (2 * math.pi)).log().expand_as(u)
     if kind == "above":
         return p["loc"] + p["scale"] * u + p["scale"].log()
     if kind == "below":
@@ -249,6 +271,23 @@ def interval_rule(low: float | None, high: float | None) -> dict[str, Any]:
     if math.isinf(low):
         return {"kind": "below", "high": high}
     return {"kind": "interval", "low": low, "high": high}
+
+
+def soft_rule(rule: dict[str, Any] | None, columns: int) -> dict[str, Any] | None:
+    """A box rule with soft edges, as models of few columns take it; any other as it is.
+
+    The edge, in half-widths of the box, is 0.002 d^2 between 0.02 and 0.5 for d columns: a
+    posterior keeps its shape wherever it stands, but every edge is one more thing to be learned
+    from the same rows.
+
+    Arguments:
+        rule: The rule.
+        columns: Columns that are modelled together.
+    """
+    if rule is None or rule["kind"] != "interval":
+        return rule
+    edge = min(max(0.002 * columns**2, 0.02), 0.5)
+    return {"kind": "soft", "low": rule["low"], "high": rule["high"], "edge": edge}
 
 
 def factor_rule(factor: D.Distribution) -> dict[str, Any]:

@@ -12,7 +12,7 @@ __all__ = ["Checkpoint", "read", "write"]
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,12 @@ _STATE = ("step", "elapsed", "best_loss", "stale", "history", "total", "count")
 
 def write(path: str | os.PathLike[str], training: Training) -> None:
     """Writes the state of a training, replacing the file whole."""
-    tensors = {f"weights.{k}": v for k, v in training.pipeline.state_dict().items()}
+    tensors = {
+        f"pipeline.{k}": v
+        for k, v in training.pipeline.state_dict().items()
+        if not k.startswith("heads.")
+    }
+    tensors |= {f"weights.{k}": v for k, v in training.members.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in training.average.state_dict().items()}
     tensors |= {f"best.{k}": v for k, v in training.best.items()}
     for i, state in training.optimizer.state_dict()["state"].items():
@@ -50,24 +55,27 @@ class Checkpoint:
     header: dict[str, Any]
     tensors: dict[str, Tensor]
 
-    def pipeline(self, embedding: Mapping[str, nn.Module], family: Any) -> Pipeline:
-        """The pipeline as it was: preprocessing of the first run, weights of the last step.
+    def pipeline(self, embedding: Sequence[Mapping[str, nn.Module]], family: Any) -> Pipeline:
+        """The pipeline as the first run had prepared it; `restore` fills in the weights.
 
         Arguments:
-            embedding: Embeddings as a first run would start from; simgen's own are rebuilt as
-                they had become.
-            family: The model's family.
+            embedding: Each head's embeddings as a first run would start from; simgen's own are
+                rebuilt as they had become.
+            family: The family of one member.
         """
         stored = self.header["pipeline"]["embedding"]
-        own = {k: build(v) for k, v in stored.items() if "class" in v}
-        embedding = {**embedding, **own}
-        constant = self.tensors["weights.target.constant"]
-        pipeline = Pipeline.from_config(self.header["pipeline"], embedding, constant)
-        pipeline.attach(family).load_state_dict(self._part("weights"))
+        rebuilt = [
+            {**said, **{k: build(v) for k, v in config.items() if "class" in v}}
+            for said, config in zip(embedding, stored)
+        ]
+        constant = self.tensors["pipeline.target.constant"]
+        pipeline = Pipeline.from_config(self.header["pipeline"], rebuilt, constant)
+        pipeline.attach(family).load_state_dict(self._part("pipeline"), strict=False)
         return pipeline
 
     def restore(self, training: Training) -> None:
         """Puts a training of that pipeline where the file says it was."""
+        training.members.load_state_dict(self._part("weights"))
         training.average.load_state_dict(self._part("average"))
         device = training.device
         training.best = {k: v.to(device) for k, v in self._part("best").items()}

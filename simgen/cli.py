@@ -111,7 +111,10 @@ def fit_(
     expression: Annotated[str, typer.Argument(help='"theta | x", "x | theta", "x" ...')],
     data: Annotated[Path, typer.Argument(metavar="DIR", help="The dataset.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The model.")],
-    model: Annotated[str, typer.Option(help="The family of models.")] = "flow",
+    model: Annotated[
+        str, typer.Option(help="flow, vae, hvae, diffusion or latent.")
+    ] = "flow",
+    ensemble: Annotated[int, typer.Option(metavar="K", help="Members trained together.")] = 1,
     chosen: Settings = None,
     split: Annotated[
         str, typer.Option(help="Shares of rows to train, validate and test.")
@@ -132,7 +135,7 @@ def fit_(
     """Learn a distribution; run again, resume."""
     from . import arguments
 
-    family = arguments.family(model, arguments.settings(chosen or []))
+    family = arguments.family(model, arguments.settings(chosen or []), ensemble)
     shares = arguments.shares(split)
     from .dataset import Dataset
     from .training import fit

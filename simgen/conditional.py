@@ -11,16 +11,18 @@ __all__ = ["Conditional", "ConditionalDistribution", "load"]
 import copy
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .conditioning import condition
 from .distribution import CHUNK, ConditionalDistribution
 from .field import Field
 from .models import FAMILIES
+from .models.base import Given
+from .models.settings import describe_family, rebuild_family
 from .networks import build
 from .pipeline import Pipeline
 from .prior import Prior
@@ -54,6 +56,7 @@ class Conditional:
     ) -> None:
         self.pipeline = pipeline.eval().requires_grad_(False)
         self.family = family
+        self._joint: Conditional | None = None  # of which this is a conditional
         self.prior = prior
         self.history = dict(history or {})
         self.provenance = dict(provenance or {})
@@ -98,7 +101,7 @@ class Conditional:
         out: list[str] = []
         for name in self.target:
             field = self.fields[name]
-            size = field.columns if field.iid else field.size
+            size = field.columns if field.iid or field.layout == "image" else field.size
             plain = [name] if size == 1 else [f"{name}_{i}" for i in range(size)]
             default = {"names": plain, "labels": field.names or plain, "units": [""] * size}[what]
             out += getattr(field, what) or default
@@ -147,20 +150,23 @@ class Conditional:
             self.pipeline, context, batch, columns, device or torch.device("cpu")
         )
 
-    def _context(self, rows: dict[str, Tensor], masks: dict[str, Tensor]) -> Tensor | None:
+    def _context(self, rows: dict[str, Tensor], masks: dict[str, Tensor]) -> list[Given]:
+        """What each head's model is given, a chunk of rows after the other."""
         if not rows:
-            return None
+            return [(None, None) for _ in self.pipeline.heads]
         n = len(next(iter(rows.values())))
-        size = max(sum(v[0].numel() for v in rows.values()) if n else 1, 1)
+        if n == 0:  # a row of zeros says the shapes
+            blank = {k: v.new_zeros(1, *v.shape[1:]) for k, v in rows.items()}
+            given = self._context(blank, {k: torch.ones_like(v) for k, v in masks.items()})
+            return [tuple(None if g is None else g[:0] for g in pair) for pair in given]  # type: ignore[misc]
+        size = max(sum(v[0].numel() for v in rows.values()), 1)
         step = max(1, min(CHUNK, 16_000_000 // size))
         parts = []
         for start in range(0, n, step):
             part = {k: v[start : start + step] for k, v in rows.items()}
             mask = {k: v[start : start + step] for k, v in masks.items()}
-            vector = self.pipeline.context(self.pipeline.standardise(part, mask), mask)
-            assert vector is not None
-            parts.append(vector)
-        return torch.cat(parts) if parts else torch.zeros(0, self.pipeline.context_size)
+            parts.append(self.pipeline.context(self.pipeline.standardise(part, mask), mask))
+        return [_joined(chunks) for chunks in zip(*parts)]
 
     def _rows(
         self, inputs: Mapping[str, Any], lengths: Mapping[str, Any]
@@ -189,7 +195,7 @@ class Conditional:
                     f"field {name!r} must have shape ({wanted}) as in training; "
                     f"got {tuple(value.shape)}"
                 )
-            if not value.isfinite().all():
+            if value.isinf().any() or (value.isnan().any() and not self.pipeline.partial):
                 raise ValueError(f"field {name!r} holds NaN or infinite values")
             batches.append(value.shape[:axes])
             if short and (name in lengths or found != event or self._variable(name)):
@@ -210,15 +216,36 @@ class Conditional:
     def _variable(self, name: str) -> bool:
         return f"{name}_length" in self.provenance.get("variable", ())
 
+    def condition(self, expression: str) -> Conditional:
+        """Any conditional of a joint model, without training; it shares the weights.
+
+        Arguments:
+            expression: "theta | x", "x | theta", "Omega_m | x, sigma_8"; columns that it does not
+                name are marginalised. Given values may be NaN where nothing was observed.
+
+        Raises:
+            ValueError: If the model is no joint one, or a name is no field of it.
+        """
+        part = Conditional(
+            condition(self.pipeline, expression),
+            self.family,
+            self.prior,
+            self.history,
+            self.provenance,
+        )
+        part._joint = self
+        return part
+
     def save(self, path: str | os.PathLike[str], verdict: Any = None) -> None:
         """Writes one safetensors file: weights, and a JSON header that says everything else."""
         if verdict is not None:
             self.verdict = verdict.to_dict() if hasattr(verdict, "to_dict") else dict(verdict)
-        pipeline = self.pipeline
+        pipeline = self.pipeline if self._joint is None else self._joint.pipeline
         header = {
             "schema": SCHEMA,
+            "condition": None if self._joint is None else self.expression,
             **pipeline.config,
-            "family": {"name": type(self.family).__name__, **asdict(self.family)},
+            "family": describe_family(self.family),
             "prior": None if self.prior is None else self.prior.to_dict(),
             "history": self.history,
             "provenance": self.provenance,
@@ -272,33 +299,47 @@ def load(
     header = read_model_header(path)
     modules = dict(modules or {})
     known = {**FAMILIES, **{f.__name__: f for f in families}}
-    settings = dict(header["family"])
-    name = settings.pop("name")
-    if name not in known:
-        raise ValueError(
-            f"the model is of family {name!r}: hand it in with load(path, families=[{name}])"
-        )
-    family = known[name](**settings)
-    embedding: dict[str, nn.Module] = {}
-    for key, config in header["embedding"].items():
-        if "class" in config:
-            embedding[key] = build(config)
-            continue
-        place = f"embedding.{key}"
-        if place not in modules:
-            raise ValueError(
-                f"the embedding of {key!r} is your own {config['module']}: "
-                f'hand one in with load(path, modules={{"{place}": ...}})'
-            )
-        embedding[key] = copy.deepcopy(modules[place])
+    family = rebuild_family(header["family"], known, modules)
+    embedding = [_embeddings(config, modules) for config in header["embedding"]]
     tensors = read_tensors(path)
     pipeline = Pipeline.from_config(header, embedding, tensors["target.constant"]).attach(family)
     fill(pipeline, tensors, os.fspath(path))
     if prior is None and header["prior"] is not None and "factors" in header["prior"]:
         prior = Prior.from_dict(header["prior"])
-    return Conditional(
-        pipeline, family, prior, header["history"], header["provenance"], header["verdict"]
+    conditional = Conditional(pipeline, family, prior, header["history"], header["provenance"])
+    if header.get("condition") is not None:
+        conditional = conditional.condition(header["condition"])
+    conditional.verdict = header["verdict"]
+    return conditional
+
+
+def _embeddings(
+    config: Mapping[str, Any], modules: Mapping[str, nn.Module]
+) -> dict[str, nn.Module]:
+    """The embeddings of one head, a user's own from what was handed in."""
+    out: dict[str, nn.Module] = {}
+    for key, value in config.items():
+        if "class" in value:
+            out[key] = build(value)
+            continue
+        place = f"embedding.{key}"
+        if place not in modules:
+            raise ValueError(
+                f"the embedding of {key!r} is your own {value['module']}: "
+                f'hand one in with load(path, modules={{"{place}": ...}})'
+            )
+        out[key] = copy.deepcopy(modules[place])
+    return out
+
+
+def _joined(chunks: Sequence[Given]) -> Given:
+    """Rows of what is given, one after the other."""
+    first = chunks[0]
+    context, grid = (
+        None if first[i] is None else torch.cat([c[i] for c in chunks])  # type: ignore[misc]
+        for i in (0, 1)
     )
+    return context, grid
 
 
 def fill(pipeline: nn.Module, tensors: dict[str, Tensor], path: str) -> None:

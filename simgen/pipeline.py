@@ -1,14 +1,14 @@
 """Pipeline: the network side of a conditional, from fields in physical units to a model and back.
 
-target field(s) → Target → z;  given field → Standardise → embedding → context vector;  model:
-p(z | context). One module, so that one state dict holds everything a trained object needs.
+target field(s) → Target → z;  given field → Standardise → Head: embedding → context → p(z |
+context). One module, so that one state dict holds everything a trained object needs.
 """
 
 from __future__ import annotations
 
-__all__ = ["Pipeline", "default_embedding", "target_columns"]
+__all__ = ["Pipeline", "grids", "target_columns"]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,52 +16,55 @@ from torch import Tensor, nn
 
 from .expression import Expression, parse
 from .field import Field
-from .networks import Configured, ConvEncoder, SeriesEncoder, SetEncoder, VectorEncoder
+from .head import Head
+from .models.base import Given
 from .preprocessing import Standardise, Target
 
 
 def target_columns(
     expression: Expression, fields: Mapping[str, Field], rows: Mapping[str, Tensor]
 ) -> Tensor:
-    """Target columns (n, d) of rows of fields; of a set of independent events (n, K, d)."""
-    first = expression.target[0]
-    if fields[first].iid:
-        return rows[first].double()
+    """Target columns (n, d) of rows of fields; of an image (n, C, *grid), of a set of independent
+    events (n, K, d).
+    """
+    first = fields[expression.target[0]]
+    if first.iid or first.layout == "image":
+        return rows[expression.target[0]].double()
     parts = [rows[k].reshape(len(rows[k]), -1) for k in expression.target]
     return torch.cat([p.double() for p in parts], -1)
 
 
-def default_embedding(field: Field, targets: int) -> Configured | None:
-    """The embedding that a given field has unless one is said: by its layout.
+def grids(
+    expression: Expression, fields: Mapping[str, Field], embedding: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Given images on the target's grid, which the model takes as channels of a map.
 
-    Every embedding gives max(32, 4 targets) numbers; a vector's linear summaries go along, and
-    its own columns where they say more.
+    Arguments:
+        expression: Which fields are modelled and which given.
+        fields: The fields.
+        embedding: What was said of embeddings: an image that has one is no map.
     """
-    out = max(32, 4 * targets)
-    if field.layout == "vector":
-        return VectorEncoder(field.size, out)
-    if field.layout == "set":
-        return SetEncoder(field.shape[-1], out)
-    if field.layout == "series":
-        return SeriesEncoder(field.shape[-1], out)
-    if len(field.shape) != 3:
-        raise ValueError(
-            f"no default embedding for an image of shape {field.shape}: give embedding="
-        )
-    depth = max(1, min(4, min(field.shape[1:]).bit_length() - 3))
-    return ConvEncoder(field.shape[0], out, depth=depth)
+    target = fields[expression.target[0]]
+    if target.layout != "image":
+        return ()
+    return tuple(
+        k
+        for k in expression.given
+        if fields[k].layout == "image"
+        and fields[k].shape[1:] == target.shape[1:]
+        and embedding.get(k) is None
+    )
 
 
 class Pipeline(nn.Module):
-    """Fields to network and back, for one expression.
+    """Fields to networks and back, for one expression.
 
     Arguments:
         expression: Which fields are modelled and which given.
         fields: The fields named in it.
         target: Preprocessing of the target columns.
         given: Preprocessing of each given field.
-        embedding: The embedding of each given field that has one.
-        model: Built lazily by `attach`.
+        heads: The trained part; several for an ensemble. Their models are built by `attach`.
     """
 
     def __init__(
@@ -70,15 +73,15 @@ class Pipeline(nn.Module):
         fields: Mapping[str, Field],
         target: Target,
         given: Mapping[str, Standardise],
-        embedding: Mapping[str, nn.Module],
+        heads: Sequence[Head],
     ) -> None:
         super().__init__()
         self.expression = expression
         self.fields = dict(fields)
         self.target = target
         self.given = nn.ModuleDict({_key(k): v for k, v in given.items()})
-        self.embedding = nn.ModuleDict({_key(k): v for k, v in embedding.items()})
-        self.model: Any = None
+        self.heads: Any = nn.ModuleList(heads)
+        self.partial = False  # whether NaN may stand for what was not observed
 
     @property
     def config(self) -> dict[str, Any]:
@@ -88,22 +91,22 @@ class Pipeline(nn.Module):
             "fields": {k: v.to_dict() for k, v in self.fields.items()},
             "target": self.target.config,
             "given": {k: self.given[_key(k)].config for k in self.expression.given},
-            "embedding": {
-                k: _describe(self.embedding[_key(k)])
-                for k in self.expression.given
-                if _key(k) in self.embedding
-            },
+            "embedding": [head.config for head in self.heads],
+            "maps": list(self.heads[0].maps),
         }
 
     @classmethod
     def from_config(
-        cls, config: Mapping[str, Any], embedding: Mapping[str, nn.Module], constant: Tensor
+        cls,
+        config: Mapping[str, Any],
+        embedding: Sequence[Mapping[str, nn.Module]],
+        constant: Tensor,
     ) -> Pipeline:
         """The pipeline of a configuration, before weights are filled in.
 
         Arguments:
             config: What `config` gave.
-            embedding: The embedding of each given field that has one.
+            embedding: The embedding of each given field that has one, for each head.
             constant: Values of the target's constant columns, NaN where they vary: they decide
                 the model's size.
         """
@@ -114,7 +117,9 @@ class Pipeline(nn.Module):
             for k, v in config["given"].items()
         }
         fields = {k: Field.from_dict(v) for k, v in config["fields"].items()}
-        return cls(parse(config["expression"]), fields, target, given, embedding)
+        expression = parse(config["expression"])
+        heads = [Head(expression, e, tuple(config["maps"])) for e in embedding]
+        return cls(expression, fields, target, given, heads)
 
     @property
     def iid(self) -> bool:
@@ -125,14 +130,15 @@ class Pipeline(nn.Module):
     def event_shape(self) -> torch.Size:
         """Shape of one draw in physical units."""
         targets = [self.fields[k] for k in self.expression.target]
-        if self.iid:
+        if self.iid or targets[0].layout == "image":
             return torch.Size(targets[0].shape)
         return torch.Size([sum(f.size for f in targets)])
 
     @property
-    def columns(self) -> int:
-        """Numbers that one modelled event holds."""
-        return int(self.event_shape[-1])
+    def modelled_shape(self) -> torch.Size:
+        """Shape of what the model draws: of one event of a set, without constant columns."""
+        kept, grid = self.target.features, self.target.axes
+        return torch.Size((kept, *(self.event_shape[1:] if grid else ())))
 
     @property
     def device(self) -> torch.device:
@@ -140,27 +146,23 @@ class Pipeline(nn.Module):
         return next(self.parameters()).device
 
     def attach(self, family: Any) -> Pipeline:
-        """Builds the model for the size of target and context, with fresh weights."""
-        context = {} if self.context_size == 0 else {"context": Field((self.context_size,))}
-        self.model = family.build(Field((self.target.features,)), context)
+        """Builds the model of every head, with fresh weights."""
+        for head in self.heads:
+            self.attach_head(head, family)
         return self
 
-    @property
-    def context_size(self) -> int:
-        """Length of the context vector, found by sending one row of zeros through."""
-        if not self.expression.given:
-            return 0
+    def attach_head(self, head: Head, family: Any) -> None:
+        """Builds the model of one head."""
+        layout = "image" if self.target.axes else "vector"
+        names = None
+        if layout == "vector" and not self.iid:  # the field that each column belongs to
+            every = [k for k in self.expression.target for _ in range(self.fields[k].size)]
+            names = tuple(every[i] for i in self.target.keep.tolist())
         rows = {}
         for name in self.expression.given:
             field = self.fields[name]
             rows[name] = torch.zeros(1, *field.shape) if field.shape else torch.zeros(1, 1)
-        training = self.training
-        self.eval()
-        with torch.no_grad():
-            vector = self.context(rows)
-        self.train(training)
-        assert vector is not None
-        return int(vector.shape[-1])
+        head.attach(family, Field(tuple(self.modelled_shape), layout, names=names), rows)
 
     def standardise(
         self, rows: Mapping[str, Tensor], masks: Mapping[str, Tensor]
@@ -175,20 +177,9 @@ class Pipeline(nn.Module):
 
     def context(
         self, standardised: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None
-    ) -> Tensor | None:
-        """The context vector (n, c) of standardised given fields; None where nothing is given."""
-        parts = []
-        for name in self.expression.given:
-            x = standardised[name]
-            embedding = self.embedding[_key(name)] if _key(name) in self.embedding else None
-            if embedding is not None:
-                x = embedding(x, masks[name]) if masks and name in masks else embedding(x)
-            if x.dim() != 2:
-                raise ValueError(
-                    f"the embedding of {name!r} must return (n, features); got {tuple(x.shape)}"
-                )
-            parts.append(x)
-        return torch.cat(parts, -1) if parts else None
+    ) -> list[Given]:
+        """What each head's model is given: context vectors (n, c) and maps (n, C, *grid)."""
+        return [head.given(standardised, masks) for head in self.heads]
 
     def loss(
         self,
@@ -196,23 +187,10 @@ class Pipeline(nn.Module):
         standardised: Mapping[str, Tensor],
         masks: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """-log p(z | given) of each row, (n,), or what the model's family minimises in its
-        place.
-        """
-        context = self.context(standardised, masks)
-        assert self.model is not None
-        if z.dim() == 2:
-            return self.model.loss(z, (context, None))
-        n, events, k = z.shape
-        if context is not None:
-            context = context.repeat_interleave(events, 0)
-        return self.model.loss(z.reshape(n * events, k), (context, None)).view(n, events).mean(1)
-
-
-def _describe(module: nn.Module) -> dict[str, Any]:
-    if isinstance(module, Configured):
-        return module.config
-    return {"module": f"{type(module).__module__}.{type(module).__qualname__}"}
+        """The loss of each head and row, (heads, n)."""
+        return torch.stack(
+            [head.loss(z, standardised, masks, self.iid) for head in self.heads]
+        )
 
 
 def _key(name: str) -> str:

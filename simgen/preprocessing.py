@@ -123,20 +123,24 @@ class Standardise(nn.Module):
 
 class Target(nn.Module):
     """The modelled side: columns y (n, d) in physical units ↔ z (n, k) of a network, with its
-    log-determinant.
+    log-determinant. Of an image the columns are channels, (n, d, *grid) ↔ (n, k, *grid).
 
     Arguments:
         rules: One rule a column (d).
         discrete: Which columns are whole numbers.
+        axes: Axes of the grid, behind that of the columns.
     """
 
     loc: Tensor
     scale: Tensor
     constant: Tensor
 
-    def __init__(self, rules: Sequence[dict[str, Any]], discrete: Sequence[bool]) -> None:
+    def __init__(
+        self, rules: Sequence[dict[str, Any]], discrete: Sequence[bool], axes: int = 0
+    ) -> None:
         super().__init__()
         self.rules, self.discrete = [dict(r) for r in rules], [bool(v) for v in discrete]
+        self.axes = axes
         self.bijection = Columns(self.rules)
         d = len(self.rules)
         self.register_buffer("loc", torch.zeros(d, dtype=torch.float64))
@@ -146,7 +150,7 @@ class Target(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """What rebuilds the module, buffers aside."""
-        return {"rules": self.rules, "discrete": self.discrete}
+        return {"rules": self.rules, "discrete": self.discrete, "axes": self.axes}
 
     @property
     def keep(self) -> Tensor:
@@ -160,50 +164,78 @@ class Target(nn.Module):
 
     @classmethod
     def fitted(
-        cls, values: Tensor, rules: Sequence[dict[str, Any] | None], discrete: Sequence[bool]
+        cls,
+        values: Tensor,
+        rules: Sequence[dict[str, Any] | None],
+        discrete: Sequence[bool],
+        axes: int = 0,
     ) -> Target:
         """Finds what is not given on training rows.
 
         Arguments:
-            values: Training rows (n, d).
+            values: Training rows (n, d), or (n, d, *grid).
             rules: The bijection of each column where its support is known, else None.
             discrete: Which columns are whole numbers.
+            axes: Axes of the grid.
         """
-        values = values.double()
-        found = [rule or column_rule(values[:, i], discrete[i]) for i, rule in enumerate(rules)]
-        target = cls(found, discrete)
-        same = (values == values[:1]).all(0)
-        target.constant = torch.where(same, values[0], torch.full_like(values[0], math.nan))
-        u = target.bijection.inv(target._centred(values))
+        columns = values.double().movedim(1, -1).reshape(-1, values.shape[1])
+        found = [rule or column_rule(columns[:, i], discrete[i]) for i, rule in enumerate(rules)]
+        target = cls(found, discrete, axes)
+        same = (columns == columns[:1]).all(0)
+        target.constant = torch.where(same, columns[0], torch.full_like(columns[0], math.nan))
+        u = target.bijection.inv(target.centred(columns))
         loc, scale = u.mean(0), u.std(0, correction=0)
         target.loc = loc
         target.scale = torch.where(same | (scale <= 0), torch.ones_like(scale), scale)
         return target
 
-    def _centred(self, y: Tensor) -> Tensor:
+    def subset(self, columns: Sequence[int]) -> Target:
+        """The preprocessing of some columns."""
+        part = Target([self.rules[i] for i in columns], [self.discrete[i] for i in columns])
+        index = torch.tensor(list(columns), device=self.loc.device)
+        part.loc, part.scale = self.loc[index].clone(), self.scale[index].clone()
+        part.constant = self.constant[index].clone()
+        return part
+
+    def _last(self, y: Tensor) -> Tensor:
+        """Columns as the last axis."""
+        return y.movedim(-1 - self.axes, -1) if self.axes else y
+
+    def _first(self, y: Tensor) -> Tensor:
+        """Columns before the grid."""
+        return y.movedim(-1, -1 - self.axes) if self.axes else y
+
+    def centred(self, y: Tensor) -> Tensor:
         """Whole numbers at the middle of their cell."""
         return y + 0.5 * y.new_tensor(self.discrete)
 
+    def whole(self, value: Tensor) -> Tensor:
+        """Which entries (d, *1) are of discrete columns, to be broadcast over rows."""
+        discrete = torch.tensor(self.discrete, device=value.device)
+        return discrete.view(-1, *[1] * self.axes)
+
     def dequantise(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """y + U[0, 1) in the discrete columns, y (n, d)."""
+        """y + U[0, 1) in the discrete columns, y (n, d) or (n, d, *grid)."""
         if not any(self.discrete):
             return y
         noise = torch.rand(y.shape, generator=generator, device=y.device, dtype=torch.float64)
-        return y.double() + noise * y.new_tensor(self.discrete).double()
+        return y.double() + noise * self.whole(y)
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """z (..., k) float32 and log |dz / dy| (...) float64 of y (..., d); -inf outside the
-        support.
+        """z (..., k, *grid) float32 and log |dz / dy| (...) float64 of y (..., d, *grid); -inf
+        outside the support.
         """
-        y = y.double()
+        y = self._last(y.double())
         u = self.bijection.inv(y)
         varies = self.constant.isnan()
         ladj = -self._log_slopes(u, y)
         same = varies | (y == self.constant) | (y.float() == self.constant.float())
         valid = self.bijection.contains(y) & same.all(-1)
         ladj = torch.where(valid, ladj, torch.full_like(ladj, -math.inf))
+        if self.axes:
+            ladj = ladj.flatten(-self.axes).sum(-1)
         z = ((u - self.loc) / self.scale)[..., self.keep]
-        return z.float(), ladj
+        return self._first(z.float()), ladj
 
     def _log_slopes(self, u: Tensor, y: Tensor) -> Tensor:
         """log |dy / dz| of the columns that vary, summed."""
@@ -215,30 +247,38 @@ class Target(nn.Module):
         return total + self.scale[self.keep].log().sum()
 
     def inverse(self, z: Tensor, rounded: bool = True) -> Tensor:
-        """y (..., d), float32, of z (..., k); whole numbers are rounded down, draws stay inside
-        the support.
-        """
+        """y (..., d, *grid), float64, of z (..., k, *grid); whole numbers are rounded down."""
+        z = self._last(z)
         u = self.loc.expand(*z.shape[:-1], -1).clone()
         u[..., self.keep] = z.double() * self.scale[self.keep] + self.loc[self.keep]
         y = self.bijection(u)
         y = torch.where(self.constant.isnan(), y, self.constant)
         if rounded and any(self.discrete):
             y = torch.where(y.new_tensor(self.discrete).bool(), y.floor(), y)
-        return y
+        return self._first(y)
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Least and largest value of each column, (d, *1)."""
+        low, high = self.bijection.low, self.bijection.high
+        # whole numbers fill half-open cells: their bounds are themselves attained
+        low = torch.where(low.new_tensor(self.discrete).bool(), low - 1, low)
+        shape = (-1, *[1] * self.axes)
+        return low.view(shape).to(self.loc.device), high.view(shape).to(self.loc.device)
 
     def cell_points(self, y: Tensor) -> Tensor:
-        """Fixed points (m, ..., d) in the unit cell of each row's discrete columns, over which
-        densities average.
+        """Fixed points (m, ..., d, *grid) in the unit cell of each row's discrete columns, over
+        which densities average.
         """
-        d = len(self.discrete)
-        points = torch.quasirandom.SobolEngine(d, scramble=True, seed=0).draw(_CELL_POINTS)
-        points = points.double().to(y.device) * y.new_tensor(self.discrete).double()
-        return y.double() + points.view(_CELL_POINTS, *[1] * (y.dim() - 1), d)
+        event = y.shape[y.dim() - 1 - self.axes :]
+        points = torch.quasirandom.SobolEngine(math.prod(event), scramble=True, seed=0)
+        cells = points.draw(_CELL_POINTS).view(_CELL_POINTS, *event).double().to(y.device)
+        lead = [1] * (y.dim() - len(event))
+        return y.double() + (cells * self.whole(y)).view(_CELL_POINTS, *lead, *event)
 
 
 def field_rules(field: Field) -> list[dict[str, Any] | None]:
     """The bijection rules that a field's declared support gives its columns."""
-    d = field.size
+    d = field.columns if field.layout == "image" else field.size
     if field.support is None:
         return [None] * d
     bounds = [b if isinstance(b, tuple) else (b,) * d for b in field.support]

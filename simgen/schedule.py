@@ -14,7 +14,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Schedule", "default_schedule"]
+__all__ = ["Schedule", "default_schedule", "image_schedule"]
 
 import math
 from dataclasses import dataclass
@@ -28,8 +28,9 @@ class Schedule:
         batch_size: Rows a step.
         learning_rate: Peak after the warm-up, where the cosine starts.
         max_epochs: Passes over the training rows.
-        patience: Epochs without a better held-out loss before stopping; half of all epochs unless
-            said: while the rate is high, the loss may rest for long and still fall at the end.
+        patience: Epochs without a better held-out loss before stopping; three quarters of all
+            epochs unless said: while the rate is high, the loss may rest for long and still fall
+            at the end.
         warmup: Share of all steps in which the rate rises.
         weight_decay: Of AdamW.
         clip: Largest norm of the gradient.
@@ -53,7 +54,7 @@ class Schedule:
     @property
     def rest(self) -> int:
         """The patience, said or not."""
-        return max(10, self.max_epochs // 2) if self.patience is None else self.patience
+        return max(10, 3 * self.max_epochs // 4) if self.patience is None else self.patience
 
     def rate(self, share: float) -> float:
         """The learning rate after a share of the whole training."""
@@ -68,8 +69,9 @@ def default_schedule(rows: int, columns: int, vectors: bool = True) -> Schedule:
 
     Targets of one or two columns, which fit noise last, have 2,400. Batches of 256 rows (512 from
     30,000, 1,024 from 100,000), 10 to 200 epochs. The weights' decay follows what noise could be
-    fitted: 0.04 d^2 at 9,000 rows, in proportion to 1 / rows, between 0.01 and 4. The rate is
-    0.004 at its peak where vectors are given, 0.001 where sets, series or images are embedded.
+    fitted: 0.04 d^2 at 9,000 rows, in proportion to 1 / rows, between 0.01 and 4. The rate at its
+    peak is 0.004 where vectors are given, and falls as 1 / d^2 from 5 columns on down to 0.001,
+    which it is where sets, series or images are embedded.
 
     Arguments:
         rows: Training rows n.
@@ -80,5 +82,17 @@ def default_schedule(rows: int, columns: int, vectors: bool = True) -> Schedule:
     steps = (2_400 if columns <= 2 else 1_400) * max(rows / 9_000, 0.25) ** 0.5
     epochs = max(10, min(200, round(steps * batch_size / max(rows, 1))))
     decay = max(0.01, min(4.0, 0.04 * columns**2 * 9_000 / max(rows, 1)))
-    rate = 4e-3 if vectors else 1e-3
+    rate = max(1e-3, 4e-3 * min(1.0, 25 / columns**2)) if vectors else 1e-3
     return Schedule(batch_size, rate, epochs, weight_decay=decay)
+
+
+def image_schedule(rows: int) -> Schedule:
+    """The default schedule where the target is an image: 4,000 steps of 64 rows at 9,000 rows,
+    growing as the root of their number, 10 to 200 epochs; a peak rate of 0.001.
+
+    Arguments:
+        rows: Training rows n.
+    """
+    steps = 4_000 * max(rows / 9_000, 0.25) ** 0.5
+    epochs = max(10, min(200, round(steps * 64 / max(rows, 1))))
+    return Schedule(64, 1e-3, epochs, weight_decay=0.01)

@@ -6,7 +6,7 @@ input each epoch is preprocessed once.
 
 from __future__ import annotations
 
-__all__ = ["Batch", "Prepared", "Source", "embeddings", "prepare"]
+__all__ = ["Batch", "Prepared", "Source", "embeddings", "fitted_target", "members", "prepare"]
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .bijection import soft_rule
 from .dataset import Dataset, DatasetError
 from .expression import Expression
 from .field import Field
 from .forward import stream
-from .pipeline import Pipeline, default_embedding, target_columns
+from .head import Head, default_embedding
+from .models.ensemble import Ensemble
+from .pipeline import Pipeline, grids, target_columns
 from .preprocessing import Standardise, Target, field_rules
 from .stream import Batches
 
@@ -29,6 +32,7 @@ Batch = dict[str, Tensor]
 AUGMENT, HELD_OUT, STATISTICS = 5, 6, 7  # purposes of random streams
 _STATISTICS_ROWS = 100_000
 _STATISTICS_BYTES = 256 << 20
+_SUMMARY = 64
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,10 @@ class Prepared:
     ladj: Tensor
 
     def mean(self, loss: Tensor) -> Tensor:
-        """The weighted mean over rows."""
+        """The weighted mean over rows of losses (heads, n), (heads,)."""
         if self.weight is None:
-            return loss.mean()
-        return (self.weight * loss).sum() / self.weight.abs().sum()
+            return loss.mean(-1)
+        return (self.weight * loss).sum(-1) / self.weight.abs().sum()
 
 
 class Source:
@@ -219,37 +223,97 @@ def prepare(
     embedding: nn.Module | Mapping[str, nn.Module | None] | None,
     family: Any,
 ) -> Pipeline:
-    """Preprocessing estimated on training rows, embeddings and model started from them."""
+    """Preprocessing estimated on training rows, embeddings and models started from them.
+
+    An ensemble has a head for each member, with a seed of its own.
+    """
     rows = source.sample()
     masks = source.masks(rows)
     given = {k: Standardise(fields[k]).fit_(rows[k], masks.get(k)) for k in expression.given}
-    modules = embeddings(expression, fields, embedding, source.columns)
+    target = fitted_target(expression, fields, source.dataset, rows)
+    member, count = members(family)
+    heads = [_head(expression, fields, embedding, source.columns) for _ in range(count)]
+    pipeline = Pipeline(expression, fields, target, given, heads)
+    standardised = pipeline.standardise(rows, masks)
+    z, _ = target(target_columns(expression, fields, rows))
+    summary = _summary(z)
+    for i, head in enumerate(pipeline.heads):
+        if i:
+            torch.manual_seed(source.seed + 7_919 * i)
+            head = pipeline.heads[i] = _head(expression, fields, embedding, source.columns)
+        for name in expression.given:
+            start: Any = getattr(head.embeds(name), "initialise", None)
+            if start is not None:
+                start(standardised[name], summary, mask=masks.get(name))
+        pipeline.attach_head(head, member)
+        if hasattr(head.model, "initialise"):
+            with torch.no_grad():
+                context, grid = head.given(standardised, masks)
+            if pipeline.iid and context is not None:
+                context = context.repeat_interleave(z.shape[1], 0)
+            head.model.initialise(z.reshape(-1, *pipeline.modelled_shape), (context, grid))
+    return pipeline
+
+
+def fitted_target(
+    expression: Expression, fields: Mapping[str, Field], dataset: Dataset, rows: Batch
+) -> Target:
+    """Preprocessing of the target, found on training rows.
+
+    Raises:
+        ValueError: If the targets cannot be modelled together.
+        DatasetError: If every column is constant.
+    """
+    targets = [fields[k] for k in expression.target]
+    whole = [f for f in targets if f.iid or f.layout == "image"]
+    if whole and len(targets) > 1:
+        raise ValueError(
+            f"{str(expression)!r}: an image, or a set of independent events, is a target alone"
+        )
     columns = target_columns(expression, fields, rows)
-    rules = _target_rules(expression, fields, source.dataset)
-    width = columns.shape[-1]
-    discrete = [fields[k].discrete for k in expression.target for _ in range(fields[k].size)][
-        :width
-    ]
-    target = Target.fitted(columns.reshape(-1, width), rules[:width], discrete)
+    rules = _target_rules(expression, fields, dataset)
+    axes = len(targets[0].shape) - 1 if targets[0].layout == "image" else 0
+    if targets[0].iid:
+        columns = columns.reshape(-1, columns.shape[-1])
+    width = columns.shape[1]
+    discrete = [f.discrete for f in targets for _ in range(f.size)][:width]
+    target = Target.fitted(columns, rules[:width], discrete, axes)
     if target.features == 0:
         raise DatasetError(
             f"every column of {', '.join(expression.target)} is constant: nothing to learn"
         )
-    pipeline = Pipeline(expression, fields, target, given, modules)
-    standardised = pipeline.standardise(rows, masks)
-    z, _ = target(columns)
-    for name, module in modules.items():
-        start: Any = getattr(module, "initialise", None)
-        if start is not None:
-            start(standardised[name], z.flatten(1), mask=masks.get(name))
-    pipeline.attach(family)
-    if hasattr(pipeline.model, "initialise"):
-        with torch.no_grad():
-            context = pipeline.context(standardised, masks)
-        if z.dim() == 3 and context is not None:
-            context = context.repeat_interleave(z.shape[1], 0)
-        pipeline.model.initialise(z.reshape(-1, z.shape[-1]), (context, None))
-    return pipeline
+    return target
+
+
+def members(family: Any) -> tuple[Any, int]:
+    """The family of one head, and how many heads there are."""
+    if isinstance(family, Ensemble):
+        return family.family, family.k
+    return family, 1
+
+
+def _head(
+    expression: Expression,
+    fields: Mapping[str, Field],
+    embedding: nn.Module | Mapping[str, nn.Module | None] | None,
+    targets: int,
+) -> Head:
+    said = embedding if isinstance(embedding, Mapping) else {}
+    maps = () if isinstance(embedding, nn.Module) else grids(expression, fields, said)
+    modules = embeddings(expression, fields, embedding, targets)
+    return Head(expression, {k: v for k, v in modules.items() if k not in maps}, maps)
+
+
+def _summary(z: Tensor) -> Tensor:
+    """Target rows (n, few) that an embedding's closed-form start looks at: of many columns,
+    random projections.
+    """
+    flat = z.flatten(1)
+    if flat.shape[1] <= _SUMMARY:
+        return flat
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(flat.shape[1], _SUMMARY, generator=generator) / flat.shape[1] ** 0.5
+    return flat @ matrix.to(flat.device)
 
 
 def _target_rules(
@@ -268,4 +332,4 @@ def _target_rules(
             rules.append(prior[parameters.index(name)])
         else:
             rules += field_rules(fields[name])
-    return rules
+    return [soft_rule(rule, len(rules)) for rule in rules]

@@ -35,11 +35,13 @@ from .conditional import Conditional
 from .dataset import Dataset, DatasetError
 from .expression import parse
 from .models import Flow
+from .models.settings import describe_family
 from .pipeline import Pipeline
 from .prior import Prior
 from .progress import Bar
-from .schedule import Schedule, default_schedule
-from .source import Batch, Prepared, Source, embeddings, prepare
+from .schedule import Schedule, default_schedule, image_schedule
+from .source import Batch, Prepared, Source, embeddings, members, prepare
+from .stacking import Members
 
 log = logging.getLogger("simgen")
 
@@ -96,7 +98,7 @@ def fit(
     limit = _seconds(budget)
     identity = {
         "expression": str(parsed),
-        "family": {"name": type(family).__name__, **asdict(family)},
+        "family": describe_family(family),
         "dataset": dataset.identity,
         "rows": len(dataset),
         "seed": seed,
@@ -108,23 +110,25 @@ def fit(
         if resumed is None:
             pipeline = prepare(parsed, fields, source, embedding, family)
         else:
-            modules = embeddings(parsed, fields, embedding, source.columns)
-            pipeline = resumed.pipeline(modules, family)
+            member, count = members(family)
+            modules = [
+                embeddings(parsed, fields, embedding, source.columns) for _ in range(count)
+            ]
+            pipeline = resumed.pipeline(modules, member)
         pipeline.to(_device(device))
         said: dict[str, Any] = {
             "max_epochs": max_epochs,
             "batch_size": batch_size,
             "learning_rate": learning_rate,
         }
-        vectors = all(fields[k].layout == "vector" for k in parsed.given)
-        plan = default_schedule(len(source), pipeline.target.features, vectors)
+        plan = _plan(family, pipeline, len(source))
         plan = replace(plan, **{k: v for k, v in said.items() if v is not None})
         run = Training(pipeline, source, plan, limit, identity, checkpoint)
         if resumed is not None:
             resumed.restore(run)
         with _threads(pipeline):
             run(progress)
-    pipeline.load_state_dict(run.best)
+    run.members.restore(run.best, pipeline)
     provenance = _provenance(dataset, source, run, seed)
     return Conditional(pipeline.to("cpu"), family, _prior(dataset), run.history, provenance)
 
@@ -155,17 +159,18 @@ class Training:
         self.device = pipeline.device
         self.feed = source.feed(pipeline, False, plan.batch_size)
         self.held_out = source.feed(pipeline, True, 4 * plan.batch_size)
-        self.average = copy.deepcopy(pipeline).requires_grad_(False).eval()
+        self.members = Members(pipeline)
+        self.average = copy.deepcopy(self.members).requires_grad_(False).eval()
         self.best = {k: v.clone() for k, v in self.average.state_dict().items()}
-        pairs = zip(self.average.parameters(), pipeline.parameters())
+        pairs = zip(self.average.parameters(), self.members.parameters())
         trained = [(a, p) for a, p in pairs if p.requires_grad]
         self.averages, self.parameters = [a for a, _ in trained], [p for _, p in trained]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
+            self.members.decay_groups(plan.weight_decay), lr=plan.learning_rate, fused=True
         )
         self.step = 0
         self.elapsed = 0.0
-        self.best_loss = math.inf
+        self.best_loss = [math.inf] * self.members.count
         self.stale = 0
         self.total = self.count = 0.0
         keys = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds")
@@ -236,16 +241,17 @@ class Training:
             if self.path and time.monotonic() - self._saved > _CHECKPOINT_SECONDS:
                 self._save()
         held_out = self._validate()
-        if not math.isfinite(held_out):
+        if not all(map(math.isfinite, held_out)):
             log.warning("the held-out loss of epoch %d is %s", epoch + 1, held_out)
-        if held_out < self.best_loss:
-            self.best_loss, self.stale = held_out, 0
-            self.best = {k: v.clone() for k, v in self.average.state_dict().items()}
-        else:
-            self.stale += 1
+        better = [new < old for new, old in zip(held_out, self.best_loss)]
+        self.best_loss = [min(pair) for pair in zip(held_out, self.best_loss)]
+        self.stale = 0 if any(better) else self.stale + 1
+        if any(better):
+            self.average.keep_best(self.best, better)
         rate = self.optimizer.param_groups[0]["lr"]
         train = self.total / max(self.count, 1) - self._offset
-        for key, value in zip(self.history, (epoch + 1, train, held_out, rate, self.elapsed)):
+        mean = sum(held_out) / len(held_out)
+        for key, value in zip(self.history, (epoch + 1, train, mean, rate, self.elapsed)):
             self.history[key].append(value)
 
     def _update(self, batch: Prepared, rate: float) -> float:
@@ -253,32 +259,48 @@ class Training:
         torch.manual_seed(self.source.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.pipeline.train()
-        loss = batch.mean(self.pipeline.loss(batch.z, batch.given, batch.masks))
+        self.members.train()
+        self.members.progress(self.step / self.steps)
+        loss = batch.mean(self.members.losses(batch.z, batch.given, batch.masks)).sum()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.plan.clip)
-        if bool(norm.isfinite()):
+        if bool(self.members.clip_(self.plan.clip).isfinite().any()):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         keep = min(1 - 1 / self.plan.average, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.averages, self.parameters, 1 - keep)  # type: ignore[arg-type]
-        value = float(loss.detach())
-        if not math.isfinite(value) and self.step > 100 and not math.isfinite(self.best_loss):
+        value = float(loss.detach()) / self.members.count
+        hopeless = not any(map(math.isfinite, self.best_loss))
+        if not math.isfinite(value) and self.step > 100 and hopeless:
             raise ValueError(f"the loss is {value} at step {self.step}: try a lower learning_rate")
         return value
 
     @torch.no_grad()
-    def _validate(self) -> float:
-        """Held-out loss of the averaged weights, nats in physical units."""
-        for mine, theirs in zip(self.average.buffers(), self.pipeline.buffers()):
+    def _validate(self) -> list[float]:
+        """Held-out loss of each member's averaged weights, nats in physical units.
+
+        Random numbers in a loss are the same at each call, so that losses can be compared.
+        """
+        for mine, theirs in zip(self.average.buffers(), self.members.buffers()):
             mine.copy_(theirs)
-        total = weight = 0.0
-        for batch in self.held_out.epoch(0):
+        total, weight = torch.zeros(self.members.count, dtype=torch.float64), 0.0
+        for i, batch in enumerate(self.held_out.epoch(0)):
+            torch.manual_seed(self.source.seed * 1_000_003 + i)
             rows = float(len(batch.z) if batch.weight is None else batch.weight.abs().sum())
-            loss = batch.mean(self.average.loss(batch.z, batch.given, batch.masks))
-            total, weight = total + rows * float(loss), weight + rows
-        return total / weight - self._offset
+            loss = batch.mean(self.average.losses(batch.z, batch.given, batch.masks))
+            total, weight = total + rows * loss.double().cpu(), weight + rows
+        return (total / weight - self._offset).tolist()
+
+
+def _plan(family: Any, pipeline: Pipeline, rows: int) -> Schedule:
+    """The family's own schedule where it has one for vectors, else the default."""
+    if pipeline.target.axes:
+        return image_schedule(rows)
+    member, _ = members(family)
+    given = [pipeline.fields[k].layout for k in pipeline.expression.given]
+    vectors = all(layout == "vector" for layout in given)
+    rule = getattr(member, "schedule", default_schedule)
+    return rule(rows, pipeline.target.features, vectors)
 
 
 @contextlib.contextmanager
@@ -288,7 +310,8 @@ def _threads(pipeline: Pipeline) -> Iterator[None]:
     """
     before = torch.get_num_threads()
     given = sum(pipeline.fields[k].size for k in pipeline.expression.given)
-    if pipeline.device.type == "cpu" and given <= _SMALL:
+    modelled = 0 if not pipeline.target.axes else _SMALL
+    if pipeline.device.type == "cpu" and given + modelled <= _SMALL:
         torch.set_num_threads(1)
     try:
         yield
@@ -342,7 +365,7 @@ def _provenance(dataset: Dataset, source: Source, run: Training, seed: int) -> d
             "steps": run.step,
             "epochs": len(run.history["epoch"]),
             "seconds": run.elapsed,
-            "best_validation_loss": run.best_loss,
+            "best_validation_loss": sum(run.best_loss) / len(run.best_loss),
             "parameters": sum(p.numel() for p in run.pipeline.parameters()),
             "device": str(run.device),
         },

@@ -4,55 +4,77 @@ r"""Flow: normalizing flows, an invertible map from the target to a simple base 
     \log p(z \mid c) = \log p_0\bigl(f(z; c) \mid c\bigr)
         + \log \left| \det \frac{\partial f(z; c)}{\partial z} \right|
 
-f is a chain of masked transformations: autoregressive (each variable given all before it; one
-pass for the density, one pass a variable to draw) or coupling (half the variables given the
-other half; two passes either way).
+f is a chain of layers (`Layer`), from least squares on to the transformation that is asked for.
 """
 
 from __future__ import annotations
 
-__all__ = ["Flow", "FlowModule"]
+__all__ = ["Flow", "FlowModule", "Given"]
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import zuko
-from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from ..field import Field
-from .spline import MaskedSpline
+from .base import Given
+from .circular import CircularSpline
+from .continuous import Continuous
+from .flow_module import FlowModule
+from .layer import Layer, Part
+from .linear_gaussian import LinearGaussian
+from .marginal import Marginal
+from .masked import MaskedTransform, variable_order
+from .monotonic import Integral, Sigmoids
+from .multiscale import MultiScale
+from .spectral import SpectralGaussian
+from .spline import Spline
+from .univariate import Affine, Univariate
 
-Given = tuple[Tensor | None, Tensor | None]
-"""What a model is given: a context vector (n, c), and a context map on the target's grid."""
-
-_KINDS = ("auto", "spline", "affine", "coupling", "spline-coupling")
+# the function of each variable, and the groups of variables (None: each its own)
+_MASKED: dict[str, tuple[Callable[[int], Univariate], int | None]] = {
+    "spline": (Spline, None),
+    "affine": (lambda bins: Affine(), None),
+    "monotonic": (lambda bins: Sigmoids(2 * bins), None),
+    "unconstrained-monotonic": (lambda bins: Integral(2 * bins), None),
+    "coupling": (lambda bins: Affine(), 2),
+    "spline-coupling": (Spline, 2),
+}
+_KINDS = ("auto", *_MASKED, "continuous")
+_IMAGE_KINDS = ("auto", "coupling", "spline-coupling")
 
 
 @dataclass(frozen=True)
 class Flow:
-    """A conditional normalizing flow.
+    """A conditional normalizing flow, over vectors or images.
 
     Arguments:
-        transform: "spline" (autoregressive rational-quadratic splines, NSF), "affine"
-            (autoregressive, MAF), "coupling" (affine coupling, RealNVP), "spline-coupling",
-            which "auto" takes: it draws fastest at equal accuracy.
-        transforms: How many are chained; 5 up to 6 variables, then 3, unless said.
+        transform: Of a vector: "spline" (autoregressive rational-quadratic splines, NSF),
+            "affine" (autoregressive, MAF), "monotonic" (autoregressive mixtures of sigmoids,
+            NAF), "unconstrained-monotonic" (autoregressive integrals of a network, UMNN),
+            "coupling" (affine, RealNVP), "spline-coupling", or "continuous" (a neural ordinary
+            differential equation). Of an image: "coupling" or "spline-coupling", on the scales
+            of its Haar wavelets. "auto" takes "spline-coupling", which draws fastest at equal
+            accuracy; of an image "coupling".
+        transforms: How many are chained; of a vector 5 up to 6 variables, then 3, unless said; of
+            an image 4 on each scale. A continuous flow is one.
         hidden: Widths of the network of each transformation; (128, 128) up to 6 variables, then
-            (64, 64).
-        bins: Pieces of a spline.
+            (64, 64); of an image, channels, (32, 32).
+        bins: Pieces of a spline; a mixture has twice as many sigmoids.
         permute: Whether variables stand in another random order in each transformation.
-        linear: Whether an affine map, its shift linear in the context, comes first: the base
-            density is then a linear-Gaussian model of the target, as good as least squares makes
-            it.
+        linear: Whether an affine map comes first that least squares solves, so that training
+            starts from a linear-Gaussian model of the target: of a vector given the context, of
+            an image given the map, each wavelength by itself.
+        conditional_base: Whether the base density is Gaussian with mean and deviation from a
+            network of the context, in place of the standard normal; of vectors.
+        periodic: Variables that are angles in [-pi, pi), by index; those that the target's field
+            names unless said. They have circular splines whatever the transform is.
 
     References:
         | Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
         | Masked Autoregressive Flow (Papamakarios et al., 2017), https://arxiv.org/abs/1705.07057
         | Density estimation using Real NVP (Dinh et al., 2017), https://arxiv.org/abs/1605.08803
+        | Neural Autoregressive Flows (Huang et al., 2018), https://arxiv.org/abs/1804.00779
     """
 
     transform: str = "auto"
@@ -61,6 +83,8 @@ class Flow:
     bins: int = 8
     permute: bool = True
     linear: bool = True
+    conditional_base: bool = False
+    periodic: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.transform not in _KINDS:
@@ -71,223 +95,86 @@ class Flow:
             raise ValueError(f"transforms must be at least 1; got {self.transforms}")
         if self.bins < 2:
             raise ValueError(f"bins must be at least 2; got {self.bins}")
-        if self.hidden is not None:
-            object.__setattr__(self, "hidden", tuple(int(h) for h in self.hidden))
+        for name in ("hidden", "periodic"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(int(h) for h in getattr(self, name)))
 
     def build(self, target: Field, given: Mapping[str, Field]) -> FlowModule:
-        """The network for a target vector and context vectors.
+        """The network for a target and what is given: "context", a vector, and "map", an image on
+        the target's grid.
 
         Raises:
-            ValueError: If the target is no vector.
+            ValueError: If target and given do not fit each other or the settings.
         """
+        context = given["context"].size if "context" in given else 0
+        grid = given.get("map")
+        if target.layout == "image":
+            return FlowModule(self._image_layers(target.shape, context, grid), target.shape)
         if target.layout != "vector":
-            raise ValueError(f"Flow models vectors; the target has layout {target.layout!r}")
-        return FlowModule(self, target.size, sum(f.size for f in given.values()))
-
-
-class MaskedAffine(nn.Module):
-    """zuko's masked affine transformation: y_i = x_i exp(s_i) + m_i, s and m of the variables
-    before i.
-
-    Arguments:
-        features: Number of variables d.
-        context: Length of the context vector.
-        passes: Groups of variables: d for autoregressive, 2 for coupling.
-        order: The order of the variables.
-        hidden: Widths of the network.
-    """
-
-    def __init__(
-        self,
-        features: int,
-        context: int,
-        passes: int | None,
-        order: Tensor,
-        hidden: tuple[int, ...],
-    ) -> None:
-        super().__init__()
-        self.lazy = zuko.flows.MaskedAutoregressiveTransform(
-            features, context, passes=passes, order=order, hidden_features=hidden
+            raise ValueError(
+                f"Flow models vectors and images; the target has layout {target.layout!r}"
+            )
+        if grid is not None:
+            raise ValueError("a flow over a vector takes no map: embed it")
+        periodic = getattr(target, "periodic", ()) if self.periodic is None else self.periodic
+        angles = sorted({int(i) for i in periodic or ()})
+        if angles and not 0 <= angles[0] <= angles[-1] < target.size:
+            raise ValueError(f"periodic must be indices below {target.size}; got {angles}")
+        return FlowModule(
+            self._vector_layers(target.size, context, angles), (target.size,), angles
         )
-        if hasattr(self.lazy, "hyper"):  # one variable given nothing has no network
-            nn.init.zeros_(self.lazy.hyper[-1].weight)
-            nn.init.zeros_(self.lazy.hyper[-1].bias)
 
-    def call_and_ladj(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        """y (n, d) and log |det dy/dx| (n,) of x (n, d) given contexts (n, c)."""
-        return self.lazy(c).call_and_ladj(x)
+    def _vector_layers(self, features: int, context: int, angles: list[int]) -> list[Layer]:
+        real = [i for i in range(features) if i not in angles]
+        few = features <= 6
+        hidden = self.hidden or ((128, 128) if few else (64, 64))
+        kind = "spline-coupling" if self.transform == "auto" else self.transform
 
-    def inverse(self, y: Tensor, c: Tensor | None) -> Tensor:
-        """x (s, n, d) of y (s, n, d) given contexts (n, c)."""
-        return self.lazy(c).inv(y)
+        def partly(layer: Layer) -> Layer:
+            return Part(layer, real, features) if angles else layer
 
+        layers: list[Layer] = []
+        if self.linear and real and (context or len(real) > 1):
+            layers.append(partly(LinearGaussian(len(real), context)))
+        if kind == "continuous":
+            layers.append(Continuous(features, context, hidden, angles))
+        else:
+            function, passes = _MASKED[kind]
+            for i in range(self.transforms or (5 if few else 3)):
+                plain, circular = function(self.bins), CircularSpline(self.bins)
+                each = [circular if j in angles else plain for j in range(features)]
+                order = variable_order(features, i, self.permute)
+                layers.append(MaskedTransform(each, context, order, passes, hidden, angles))
+        if self.conditional_base and real and context:
+            each = [Affine()] * len(real)
+            order = torch.arange(len(real))
+            layers.append(partly(MaskedTransform(each, context, order, 1, hidden)))
+        return layers
 
-def _order(features: int, i: int, permute: bool) -> Tensor:
-    """The order of the variables in transformation i: every second one turns the one before it
-    round.
-    """
-    order = torch.arange(features)
-    if permute:
-        generator = torch.Generator().manual_seed(i // 2)
-        order = torch.randperm(features, generator=generator)
-    return features - 1 - order if i % 2 else order
-
-
-class LinearGaussian(nn.Module):
-    r"""An affine map whose shift is linear in the context: y = L (z - A c - b), L lower
-    triangular.
-
-    Started from least squares on training rows, with L the inverse Cholesky factor of the
-    residuals' covariance, it makes a linear-Gaussian problem exact before training, and leaves
-    to the transformations what is not.
-
-    Arguments:
-        features: Number of variables k.
-        context: Length of the context vector c.
-    """
-
-    def __init__(self, features: int, context: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(context, features))
-        self.bias = nn.Parameter(torch.zeros(features))
-        self.lower = nn.Parameter(torch.zeros(features, features))
-        self.log_diagonal = nn.Parameter(torch.zeros(features))
-
-    @torch.no_grad()
-    def initialise(self, z: Tensor, context: Tensor) -> None:
-        """Solves the regression of z (n, k) on contexts (n, c)."""
-        z, c = z.double(), context.double()
-        n = len(z)
-        mean_z, mean_c = z.mean(0), c.mean(0)
-        gram = (c - mean_c).T @ (c - mean_c) / n
-        ridge = 1e-6 * gram.diagonal().mean().clamp(min=1e-12)
-        eye = torch.eye(len(gram), dtype=c.dtype, device=c.device)
-        weight = torch.linalg.solve(gram + ridge * eye, (c - mean_c).T @ (z - mean_z) / n)
-        residual = z - mean_z - (c - mean_c) @ weight
-        covariance = residual.T @ residual / n
-        eye = torch.eye(len(covariance), dtype=c.dtype, device=c.device)
-        factor = torch.linalg.cholesky(covariance + 1e-6 * eye)
-        inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
-        self.weight.copy_(weight)
-        self.bias.copy_(mean_z - mean_c @ weight)
-        self.log_diagonal.copy_(inverse.diagonal().log())
-        self.lower.copy_(inverse.tril(-1))
-
-    def _matrix(self) -> Tensor:
-        return self.lower.tril(-1) + torch.diag(self.log_diagonal.exp())
-
-    def call_and_ladj(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        """y (n, k) and log |det| of x (n, k) given contexts (n, c)."""
-        assert c is not None
-        shift = torch.addmm(self.bias, c, self.weight)
-        return (x - shift) @ self._matrix().t(), self.log_diagonal.sum()
-
-    def inverse(self, y: Tensor, c: Tensor | None) -> Tensor:
-        """x (s, n, k) of y (s, n, k) given contexts (n, c)."""
-        assert c is not None
-        inverse = torch.linalg.inv(self._matrix())
-        return y @ inverse.t() + torch.addmm(self.bias, c, self.weight)
-
-
-class FlowModule(nn.Module):
-    """The network of a `Flow` over `features` variables, given `context` numbers."""
-
-    density = "exact"
-
-    def __init__(self, settings: Flow, features: int, context: int) -> None:
-        super().__init__()
-        self.features = features
-        kind, count, hidden = _defaults(settings, features)
-        passes = 2 if kind.endswith("coupling") else None
-        layers: list[nn.Module] = []
-        if settings.linear and context:
-            layers.append(LinearGaussian(features, context))
-        for i in range(count):
-            order = _order(features, i, settings.permute)
-            if kind.startswith("spline"):
-                layers.append(
-                    MaskedSpline(features, context, settings.bins, passes, order, hidden)
-                )
-            else:
-                layers.append(MaskedAffine(features, context, passes, order, hidden))
-        self.layers: Any = nn.ModuleList(layers)
-
-    def initialise(self, target: Tensor, given: Given) -> None:
-        """Starts the linear layer, where there is one, from training rows."""
-        if isinstance(self.layers[0], LinearGaussian) and given[0] is not None:
-            self.layers[0].initialise(target, given[0])
-
-    def loss(self, target: Tensor, given: Given) -> Tensor:
-        """-log p(target | given) of each row, in nats: target (n, k) → (n,)."""
-        return -self.log_prob(target, given[0])
-
-    def distribution(self, given: Given) -> FlowDistribution:
-        """The distribution over z given a context vector (*batch, c)."""
-        return FlowDistribution(self, given[0])
-
-    def log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """log p(z | context), shape (n,), of z (n, k)."""
-        total = z.new_zeros(z.shape[:-1])
-        for layer in self.layers:
-            z, ladj = layer.call_and_ladj(z, context)
-            total = total + ladj
-        return total - 0.5 * (z.square().sum(-1) + self.features * math.log(2 * math.pi))
-
-    def transport(self, noise: Tensor, context: Tensor | None) -> Tensor:
-        """Maps standard normal noise (s, n, k) to draws of z given contexts (n, c)."""
-        for layer in reversed(self.layers):
-            noise = layer.inverse(noise, context)
-        return noise
-
-
-class FlowDistribution(Distribution):
-    """What a flow makes of a context: exact density, and transport from N(0, I)."""
-
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
-    density = "exact"
-
-    def __init__(self, module: FlowModule, context: Tensor | None) -> None:
-        batch = torch.Size() if context is None else context.shape[:-1]
-        super().__init__(batch, torch.Size((module.features,)), validate_args=False)
-        self.module, self.context = module, context
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """log p(z), shape (...)."""
-        flat, context = self._flat(value)
-        return self.module.log_prob(flat, context).view(value.shape[:-1])
-
-    def transport(self, noise: Tensor) -> Tensor:
-        """Maps noise (..., k) ~ N(0, I) to draws."""
-        batch = self.batch_shape
-        if self.context is None or noise.shape[noise.dim() - 1 - len(batch) : -1] != batch:
-            flat, context = self._flat(noise)
-            return self.module.transport(flat[None], context).view(noise.shape)
-        n, k = max(batch.numel(), 1), noise.shape[-1]
-        context = self.context.reshape(n, -1)
-        return self.module.transport(noise.reshape(-1, n, k), context).view(noise.shape)
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws (*sample_shape, *batch, k)."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        parameter = next(self.module.parameters())
-        return self.transport(torch.randn(shape, device=parameter.device))
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws without gradient."""
-        with torch.no_grad():
-            return self.rsample(sample_shape)
-
-    def _flat(self, value: Tensor) -> tuple[Tensor, Tensor | None]:
-        flat = value.reshape(-1, value.shape[-1])
-        if self.context is None:
-            return flat, None
-        context = self.context.expand(*value.shape[:-1], -1)
-        return flat, context.reshape(-1, context.shape[-1])
-
-
-def _defaults(settings: Flow, features: int) -> tuple[str, int, tuple[int, ...]]:
-    """Kind, number and widths: what is not said follows the number of variables."""
-    kind = "spline-coupling" if settings.transform == "auto" else settings.transform
-    few = features <= 6
-    transforms = settings.transforms or (5 if few else 3)
-    return kind, transforms, settings.hidden or ((128, 128) if few else (64, 64))
+    def _image_layers(self, shape: Sequence[int], context: int, grid: Field | None) -> list[Layer]:
+        if self.transform not in _IMAGE_KINDS:
+            raise ValueError(
+                f"transform of an image must be one of {', '.join(_IMAGE_KINDS)}; "
+                f"got {self.transform!r}"
+            )
+        if self.periodic or self.conditional_base:
+            raise ValueError("periodic and conditional_base are for vectors")
+        if grid is not None and grid.shape[1:] != tuple(shape[1:]):
+            raise ValueError(f"the map's grid {grid.shape[1:]} is not the target's {shape[1:]}")
+        maps = 0 if grid is None else grid.shape[0]
+        function = Spline if self.transform == "spline-coupling" else lambda bins: Affine()
+        layers: list[Layer] = []
+        if self.linear:
+            layers.append(Marginal(shape[0], context))
+            layers.append(SpectralGaussian(shape[0], shape[1:], context, maps))
+        layers.append(
+            MultiScale(
+                shape,
+                context,
+                maps,
+                lambda: function(self.bins),
+                self.transforms or 4,
+                self.hidden or (32, 32),
+            )
+        )
+        return layers

@@ -1,4 +1,4 @@
-"""`python -m studies.sbibm --task two_moons --simulations 10000 [--peer sbi]`."""
+"""`python -m studies.sbibm --task two_moons --simulations 10000 [--methods NAMES] [--peer sbi]`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -26,7 +25,11 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(prog="python -m studies.sbibm", description=__doc__)
     out.add_argument("--task", choices=[*TASKS, "all"], default="two_moons")
     out.add_argument("--simulations", type=int, default=10_000, metavar="N")
+    out.add_argument("--methods", default="flow", help=f"by comma: {', '.join(METHODS)}")
     out.add_argument("--peer", choices=PEERS, help="run this package on the same simulations")
+    out.add_argument(
+        "--draw-only-each", action="store_true", help="leave out 1,000 draws for each of 100 x"
+    )
     out.add_argument(
         "--observations", default="1,2,3,4,5,6,7,8,9,10", help="numbers from 1 to 10, by comma"
     )
@@ -41,23 +44,25 @@ def run(task: str, arguments: argparse.Namespace, numbers: list[int]) -> None:
     """Simulates, then trains, judges, prints and records each method on one task."""
     n, seed = arguments.simulations, arguments.seed
     problem = read_problem(task, arguments.data, numbers, seed)
-    methods = {**METHODS, **PEERS.get(arguments.peer, {})}
-    packages = ["torch", "zuko", "scikit-learn", *([arguments.peer] if arguments.peer else [])]
-    results: dict[str, Any] = {}
-    about = {
-        "command": command(task, arguments),
-        "versions": ", ".join(f"{name} {version(name)}" for name in packages),
-        "seed": seed,
-        "observations": numbers,
-        "methods": results,
-    }
+    chosen = [*arguments.methods.split(","), *PEERS.get(arguments.peer, ())]
+    packages = ["torch", "zuko", "scikit-learn", "sbi"]
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
     with tempfile.TemporaryDirectory() as folder:
         dataset = simgen.simulate(TASKS[task](), n, Path(folder) / task, seed=seed, progress=False)
-        for name, method in methods.items():
-            results[name] = measure(method, dataset, problem, seed, arguments.c2st_jobs)
-            show(f"{task}, {n} simulations, {name}", numbers, results[name])
+        for name in chosen:
+            title, method = METHODS[name]
+            result = measure(
+                method, dataset, problem, seed, arguments.c2st_jobs, not arguments.draw_only_each
+            )
+            show(f"{task}, {n} simulations, {title}", numbers, result)
+            about = {
+                "command": command(task, name, arguments),
+                "versions": versions,
+                "seed": seed,
+                "observations": numbers,
+            }
             if not arguments.dry:
-                record(task, n, about)
+                record(task, n, title, {**about, **result})
                 write_table(list(TASKS))
 
 
@@ -71,14 +76,13 @@ def show(title: str, numbers: list[int], result: dict[str, Any]) -> None:
         print(f"  {key} {result[key]}", flush=True)
 
 
-def command(task: str, arguments: argparse.Namespace) -> str:
+def command(task: str, method: str, arguments: argparse.Namespace) -> str:
     """The command that repeats a result."""
     words = ["python -m studies.sbibm", f"--task {task}", f"--simulations {arguments.simulations}"]
-    if arguments.peer:
-        words.append(f"--peer {arguments.peer}")
-    return " ".join(
-        [*words, f"--observations {arguments.observations}", f"--seed {arguments.seed}"]
-    )
+    words += [f"--methods {method}", f"--seed {arguments.seed}"]
+    if len(arguments.observations.split(",")) < 10:
+        words.append(f"--observations {arguments.observations}")
+    return " ".join([*words, *(["--draw-only-each"] if arguments.draw_only_each else [])])
 
 
 def main() -> None:
@@ -91,6 +95,8 @@ def main() -> None:
         options.error(f"--observations takes numbers by comma; got {arguments.observations!r}")
     if not set(numbers) <= set(range(1, 11)):
         options.error(f"--observations are from 1 to 10; got {arguments.observations}")
+    if unknown := [m for m in arguments.methods.split(",") if m not in METHODS]:
+        options.error(f"no method {unknown[0]!r}; there are {', '.join(METHODS)}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     for task in TASKS if arguments.task == "all" else [arguments.task]:

@@ -25,25 +25,35 @@ Method = Callable[[Dataset, int], Draw]
 """Maps a dataset and a seed to Draw."""
 
 
-def flow(dataset: Dataset, seed: int) -> Draw:
-    """simgen.Flow() with its default settings."""
-    posterior = simgen.fit("theta | x", dataset, model=simgen.Flow(), seed=seed, progress=False)
+def family(model: Any) -> Method:
+    """The posterior that a family of simgen's learns, with its default settings."""
+
+    def train(dataset: Dataset, seed: int) -> Draw:
+        posterior = simgen.fit("theta | x", dataset, model=model, seed=seed, progress=False)
+        return lambda x, n: posterior(x).sample((n,)).numpy()
+
+    return train
+
+
+def joint(dataset: Dataset, seed: int) -> Draw:
+    """The posterior out of a joint model of parameters and data, one token a variable."""
+    model = simgen.Diffusion(network="tokens")
+    both = simgen.fit("theta, x", dataset, model=model, seed=seed, progress=False)
+    posterior = both.condition("theta | x")
     return lambda x, n: posterior(x).sample((n,)).numpy()
 
 
-def npe(density_estimator: str) -> Method:
-    """The NPE of sbi with default settings and a density estimator by name."""
+def peer(method: str, **settings: Any) -> Method:
+    """A trainer of sbi by name (NPE, FMPE, NPSE), with default settings but what is said."""
 
     def train(dataset: Dataset, seed: int) -> Draw:
-        from sbi.inference import NPE
+        import sbi.inference
 
         torch.manual_seed(seed)
         theta, x = (torch.as_tensor(np.asarray(dataset[k][:])) for k in ("theta", "x"))
         with _scratch():
-            trainer: Any = NPE(
-                prior=_torch_prior(dataset.prior),
-                density_estimator=density_estimator,
-                show_progress_bars=False,
+            trainer: Any = getattr(sbi.inference, method)(
+                prior=_torch_prior(dataset.prior), show_progress_bars=False, **settings
             )
             trainer.append_simulations(theta, x).train()
             posterior = trainer.build_posterior()
@@ -62,10 +72,20 @@ def npe(density_estimator: str) -> Method:
     return train
 
 
-METHODS: dict[str, Method] = {"simgen.Flow()": flow}
-PEERS: dict[str, dict[str, Method]] = {
-    "sbi": {"sbi NPE (default)": npe("maf"), 'sbi NPE ("nsf")': npe("nsf")}
+METHODS: dict[str, tuple[str, Method]] = {
+    "flow": ("simgen.Flow()", family(simgen.Flow())),
+    "ensemble": ("simgen.Ensemble(Flow(), 5)", family(simgen.Ensemble(simgen.Flow(), 5))),
+    "diffusion": ("simgen.Diffusion()", family(simgen.Diffusion())),
+    "vae": ("simgen.VAE()", family(simgen.VAE())),
+    "joint": ('simgen.Diffusion(network="tokens"), joint', joint),
+    "npe": ("sbi NPE (default)", peer("NPE", density_estimator="maf")),
+    "npe-nsf": ('sbi NPE ("nsf")', peer("NPE", density_estimator="nsf")),
+    "fmpe": ("sbi FMPE (default)", peer("FMPE")),
+    "npse": ("sbi NPSE (default)", peer("NPSE")),
 }
+"""Title and method by the name that the command line takes."""
+
+PEERS = {"sbi": ("npe", "npe-nsf")}
 
 
 def _torch_prior(prior: Prior | None) -> Distribution:

@@ -19,7 +19,9 @@ PUBLISHED = {
 """The best published mean C2ST of an amortised neural posterior: of two moons and SLCP by the
 re-runs of sbi's NSF in the repository npe-pfn, of the Gaussians by Lueckmann et al. (2021)."""
 
-_HEAD = """# sbibm: one flow, default settings
+_BATCH = "draws_1000_x_100"
+
+_HEAD = """# sbibm: default settings
 
 C2ST by sbibm's definition (10,000 draws against the 10,000 public reference draws, multilayer
 perceptron, five folds, z-scored; 0.5 is best), of each of the observations and their mean. Each
@@ -36,9 +38,10 @@ def read(task: str) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def record(task: str, simulations: int, result: dict[str, Any]) -> None:
-    """Replaces what is recorded of a task at this number of simulations."""
-    runs = {**read(task), str(simulations): result}
+def record(task: str, simulations: int, title: str, result: dict[str, Any]) -> None:
+    """Replaces what is recorded of a method on a task at this number of simulations."""
+    runs = read(task)
+    runs.setdefault(str(simulations), {})[title] = result
     runs = {key: runs[key] for key in sorted(runs, key=int)}
     (FOLDER / f"{task}.json").write_text(json.dumps(runs, indent=1) + "\n")
 
@@ -53,28 +56,28 @@ def write_table(tasks: list[str]) -> Path:
     return path
 
 
-def _section(task: str, simulations: int, run: dict[str, Any]) -> str:
+def _section(task: str, simulations: int, methods: dict[str, Any]) -> str:
     published = PUBLISHED.get((task, simulations))
-    title = f"## {task}, {simulations:,} simulations, seed {run['seed']}"
-    numbers = run["observations"]
+    numbers = range(1, 11)
     lines = [
-        title,
-        "",
-        f"`{run['command']}` ({run['versions']})",
+        f"## {task}, {simulations:,} simulations",
         "",
         "| method | mean C2ST | "
         + " | ".join(str(i) for i in numbers)
         + " | training, s | 10,000 each, s | 1,000 by 100, s |",
         "| --- |" + " ---: |" * (len(numbers) + 4),
     ]
-    for name, m in run["methods"].items():
-        seconds = (m[f"{k}_cpu_s"] for k in ("training", "draws_10000_each", "draws_1000_x_100"))
+    for name, m in methods.items():
+        each = dict(zip(m["observations"], m["c2st"]))
+        seconds = [m.get(f"{k}_cpu_s") for k in ("training", "draws_10000_each", _BATCH)]
+        few = "" if len(each) == 10 else f" (of {len(each)})"
         cells = [
-            f"{m['mean']:.3f}",
-            *(f"{v:.3f}" for v in m["c2st"]),
-            *(f"{s:.1f}" for s in seconds),
+            f"{m['mean']:.3f}{few}",
+            *(f"{each[i]:.3f}" if i in each else "" for i in numbers),
+            *("" if v is None else f"{v:.1f}" for v in seconds),
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     if published is not None:
         lines.append(f"| published | {published:.3f} |" + " |" * (len(numbers) + 3))
+    lines += ["", *(f"- {k}: `{m['command']}` ({m['versions']})" for k, m in methods.items())]
     return "\n".join(lines) + "\n"

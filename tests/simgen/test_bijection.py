@@ -108,3 +108,19 @@ def test_inside_moves_only_what_is_on_the_bound():
     assert moved[1] == value[1]
     assert low < moved[0].double() and moved[2].double() < high
     assert abs(float(moved[0]) - 0.1) < 1e-7
+
+
+def test_circular_column_turns_round_and_keeps_density():
+    columns = Columns([{"kind": "circular", "low": 0.0, "high": 360.0}])
+    theta = torch.tensor([[1e-3], [90.0], [180.0], [359.0]], dtype=torch.float64)
+    u = columns.inv(theta)
+    assert (u >= -math.pi).all() and (u < math.pi).all()
+    expected = theta / 180.0 * math.pi - math.pi
+    torch.testing.assert_close(u, expected, rtol=0, atol=1e-12)
+    for turns in (-1, 0, 1):  # whole turns are the same point
+        again = columns(u + 2 * math.pi * turns)
+        torch.testing.assert_close(again, theta, rtol=0, atol=1e-9)
+    # a uniform angle is a uniform number: the density integrates to one on either side
+    ladj = columns.log_abs_det_jacobian(u, theta)
+    torch.testing.assert_close(ladj.exp(), torch.full((4,), 180.0 / math.pi).double())
+    assert columns.contains(torch.tensor([[400.0]])).item() is False
