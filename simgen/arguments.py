@@ -86,8 +86,7 @@ def _configured(cls: type, chosen: Mapping[str, str], place: str = "") -> Any:
         head, _, rest = key.partition(".")
         if head not in known or (rest and not is_dataclass(types[head])):
             raise ValueError(
-                f"{_short(cls.__name__)} has no setting {place + key!r}; "
-                f"it has {', '.join(known)}"
+                f"{_short(cls.__name__)} has no setting {place + key!r}; it has {', '.join(known)}"
             )
         if rest:
             inner = {k[len(head) + 1 :]: v for k, v in chosen.items() if k.startswith(head + ".")}

@@ -111,9 +111,7 @@ def fit_(
     expression: Annotated[str, typer.Argument(help='"theta | x", "x | theta", "x" ...')],
     data: Annotated[Path, typer.Argument(metavar="DIR", help="The dataset.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The model.")],
-    model: Annotated[
-        str, typer.Option(help="flow, vae, hvae, diffusion or latent.")
-    ] = "flow",
+    model: Annotated[str, typer.Option(help="flow, vae, hvae, diffusion or latent.")] = "flow",
     ensemble: Annotated[int, typer.Option(metavar="K", help="Members trained together.")] = 1,
     chosen: Settings = None,
     split: Annotated[

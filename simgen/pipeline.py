@@ -188,9 +188,7 @@ class Pipeline(nn.Module):
         masks: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """The loss of each head and row, (heads, n)."""
-        return torch.stack(
-            [head.loss(z, standardised, masks, self.iid) for head in self.heads]
-        )
+        return torch.stack([head.loss(z, standardised, masks, self.iid) for head in self.heads])
 
 
 def _key(name: str) -> str:

@@ -75,7 +75,7 @@ class _Guided(nn.Module):
     """log (1/K) sum_k p(x, z_k) / q(z_k), z_k ~ q: the ELBO for K = 1.
 
     References:
-        | Sticking the Landing (Roeder et al., 2017), eq. 7: the gradient for K = 1
+        | Sticking the Landing (Roeder et al., 2017): the gradient for K = 1
         | https://arxiv.org/abs/1703.09194
     """
 

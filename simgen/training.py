@@ -111,9 +111,7 @@ def fit(
             pipeline = prepare(parsed, fields, source, embedding, family)
         else:
             member, count = members(family)
-            modules = [
-                embeddings(parsed, fields, embedding, source.columns) for _ in range(count)
-            ]
+            modules = [embeddings(parsed, fields, embedding, source.columns) for _ in range(count)]
             pipeline = resumed.pipeline(modules, member)
         pipeline.to(_device(device))
         said: dict[str, Any] = {

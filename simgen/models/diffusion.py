@@ -69,7 +69,7 @@ class Diffusion:
         noise_location: Centre of the logistic distribution of log(sigma / alpha), in units of
             the data's standard deviation.
         noise_spread: Its spread.
-        levels: Noise levels a row and step; 4 for vectors, 1 for images unless said.
+        levels: Noise levels a row and step; 4 for an MLP, else 1, unless said.
         network: "auto" ("mlp" for vectors, "unet" for images), "tokens" for vectors, or your own
             module, called as network(x, time, context, map).
         hidden: Width of the network.
@@ -199,7 +199,8 @@ class DiffusionModule(nn.Module):
         self.noise_shape = (
             torch.Size((1 + draws, *self.event_shape)) if draws else self.event_shape
         )
-        self.levels = settings.levels or (_SEVERAL if target.layout == "vector" else 1)
+        small = target.layout == "vector" and settings.network != "tokens"
+        self.levels = settings.levels or (_SEVERAL if small else 1)
         # sigma_min, sigma_max and scale of the process
         self.register_buffer("scales", torch.tensor([_FINEST, _LARGEST, 1.0]).double())
 

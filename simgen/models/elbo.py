@@ -62,7 +62,7 @@ def free_nats(kl: Tensor, each: float) -> Tensor:
 
     References:
         | Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016)
-        | https://arxiv.org/abs/1606.04934, eq. 15; here of each row, so that rows stay apart
+        | https://arxiv.org/abs/1606.04934, appendix C.8; here of each row: rows stay apart
     """
     return kl.clamp(min=each).sum(-1) if each else kl.sum(-1)
 

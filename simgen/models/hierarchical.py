@@ -12,9 +12,9 @@ top down, q(z_T | x) q(z_{T-1} | z_T, x) ... q(z_1 | z_2, x), where every term b
 KL between Gaussians in closed form. Everything is given c as well.
 
 References:
-    | Understanding Diffusion Models: A Unified Perspective (Luo, 2022), eqs. 23 to 28
-    | https://arxiv.org/abs/2208.11970
-    | Ladder Variational Autoencoders (Sønderby et al., 2016), eqs. 1, 2, 10
+    | Understanding Diffusion Models: A Unified Perspective (Luo, 2022), section on hierarchical
+    | variational autoencoders, https://arxiv.org/abs/2208.11970
+    | Ladder Variational Autoencoders (Sønderby et al., 2016), section 2
     | https://arxiv.org/abs/1602.02282
 """
 
@@ -222,8 +222,8 @@ class HierarchicalModule(LatentModule):
             bias = torch.cat([-pca.inward @ shift, pca.spread.log()])
             self.encoder.net.start(inward, bias)
         noise = torch.randn(1, len(target), self.latent).to(target)
-        top = self.chain(target, self.condition(given), noise)[-1][1]
-        self.prior.initialise(top, given[0])
+        prepared = self.condition(given)
+        self.prior.initialise(self.chain(target, prepared, noise)[-1][1], prepared.context)
 
     def _start_links(self) -> None:
         """Each latent starts as _LINK times its neighbour plus noise, so that all have variance

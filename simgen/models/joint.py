@@ -6,7 +6,7 @@ r"""Joint: one diffusion model of all variables, from which every conditional ca
         \bigr) \Bigr|^2
 
 m says which variables are given, clean, and is drawn anew for each row and noise level: nothing,
-whole fields, or any variables. So trained, the network denoises p(z_a | z_b) for every choice of
+whole fields, parts of them, or any variables. So trained, the network denoises p(z_a | z_b) for every choice of
 a and b.
 
 References:
@@ -16,7 +16,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["ConditionedModule", "JointModule"]
+__all__ = ["ConditionedModule", "JointModule", "JointNetwork"]
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,18 +28,50 @@ from torch import Tensor, nn
 
 from ..field import Field
 from .base import Given, ModelDistribution
-from .denoiser import Denoiser
+from .denoiser import preconditioning
+from .denoising import DenoisingNetwork
 from .diffusion import Diffusion, DiffusionModule
-from .noise_levels import NoiseLevels, stratified
+from .noise_levels import stratified
 from .probability_flow import EXACT, log_prob, rademacher
 
-_NOTHING, _FIELDS = 0.15, 0.55  # shares of rows: the rest has any variables given
+_NOTHING, _FIELDS, _PARTS = 0.1, 0.4, 0.3  # shares of rows: the rest has any variables given
+
+
+class JointNetwork(DenoisingNetwork):
+    """A denoiser that is told which variables are given: the context vector is the target itself,
+    (n, k) or (s, n, k), NaN where it is not given.
+    """
+
+    def mean(self, given: Given) -> Tensor:
+        """Where the frame is centred, (k,)."""
+        return super().mean((None, None))
+
+    def predict(self, u: Tensor, alpha: Tensor, sigma: Tensor, given: Given) -> Tensor:
+        """The network's output for u_t (s, n, k)."""
+        values = given[0]
+        if values is None:
+            return super().predict(u, alpha, sigma, given)
+        known = ~values.isnan()
+        scale, _, _ = preconditioning(alpha, sigma, self.variance)
+        clean = self._given(values) * torch.as_tensor(self.variance, device=u.device).rsqrt()
+        x, known = torch.where(known, clean, scale * u), known.expand_as(u)
+        time = (sigma / alpha).log() / 4
+        time = (time.flatten(2)[..., 0] if time.dim() else time).expand(u.shape[:2]).flatten()
+        flat, marked = x.flatten(0, 1), known.flatten(0, 1)
+        return self.network(flat, time, None, None, marked).view_as(u)
+
+    def forward(self, u: Tensor, alpha: Tensor, sigma: Tensor, given: Given) -> Tensor:
+        """E[u_0 | u_t, what is given] of u_t (s, n, k)."""
+        u_0 = super().forward(u, alpha, sigma, given)
+        values = given[0]
+        return u_0 if values is None else torch.where(values.isnan(), u_0, self._given(values))
+
+    def _given(self, values: Tensor) -> Tensor:
+        return self.into(values.nan_to_num(), values.new_ones(()), self.mean((None, None)))
 
 
 class JointModule(DiffusionModule):
     """A diffusion model of a vector whose network is told which variables are given.
-
-    The context vector of the methods below is the target itself, NaN where it is not given.
 
     Arguments:
         settings: A `Diffusion` with network="tokens".
@@ -51,6 +83,7 @@ class JointModule(DiffusionModule):
 
     def __init__(self, settings: Diffusion, target: Field, given: Mapping[str, Field]) -> None:
         super().__init__(settings, target, given)
+        self.network = JointNetwork(settings, target, given)
         names = target.names or tuple(str(i) for i in range(target.size))
         numbers = [i for i, (_, same) in enumerate(groupby(names)) for _ in same]
         self.register_buffer("groups", torch.tensor(numbers))
@@ -68,26 +101,20 @@ class JointModule(DiffusionModule):
         whole = whole.scatter(1, turned, False)
         if fields > 1:
             whole = whole.scatter(1, other, True)
-        mask = torch.where(kind < _NOTHING + _FIELDS, whole[:, self.groups], single)
+        mask = whole[:, self.groups]
+        mask = torch.where(kind < _NOTHING + _FIELDS, mask, mask & single)
+        mask = torch.where(kind < _NOTHING + _FIELDS + _PARTS, mask, single)
         mask = mask & (kind >= _NOTHING)
         free = torch.randint(k, (rows, 1), device=device)
         return mask.scatter(1, free, mask.gather(1, free) & ~mask.all(1, keepdim=True))
 
     def loss(self, target: Tensor, given: Given) -> Tensor:
         """The mean squared error of the variables that are not given, of each row (n,)."""
-        settings, n = self.settings, len(target)
-        process = self.process
-        location = settings.noise_location + float(self.scales[2])
-        noise = NoiseLevels(process, settings.noise, location, settings.noise_scale)
-        log_ratio = noise.quantile(stratified(n, self.levels, target.device).t())
-        alpha, sigma = (self._row(v.to(target)) for v in process.at(log_ratio.exp()))
-        mask = self.masks(self.levels * n).view(self.levels, n, -1)
+        ell = self.noise.quantile(stratified(len(target), self.levels, target.device))
+        alpha, sigma, u, u_t = self.noisy(target, given, ell)
+        mask = self.masks(self.levels * len(target)).view(u_t.shape)
         values = torch.where(mask, target, math.nan)
-        u = self._into(target, target.new_ones(()), self._mean(given))
-        u_t = alpha * u + sigma * torch.randn(self.levels, *target.shape, device=target.device)
-        found = self._predict(u_t, alpha, sigma, (values, None))
-        a, b = self._coefficients(alpha, sigma)
-        square = (found - (a * u_t + b * u)).square() * ~mask
+        square = self.error(alpha, sigma, u, u_t, (values, None)).square() * ~mask
         return (square.sum(2) / (~mask).sum(2)).mean(0)
 
     def condition(self, target: Sequence[int], given: Sequence[int]) -> ConditionedModule:
@@ -98,33 +125,6 @@ class JointModule(DiffusionModule):
             given: Columns of what is given.
         """
         return ConditionedModule(self, target, given)
-
-    def _predict(self, u: Tensor, alpha: Tensor, sigma: Tensor, given: Given) -> Tensor:
-        values = given[0]
-        if values is None:
-            return super()._predict(u, alpha, sigma, given)
-        sd = torch.as_tensor(self._variance(), device=u.device).sqrt()
-        known = ~values.isnan()
-        clean = self._into(values.nan_to_num(), u.new_ones(()), self._mean(given)) / sd
-        scale = (alpha**2 * self._variance() + sigma**2).rsqrt()
-        x = torch.where(known, clean, scale * u)
-        time = (sigma / alpha).log() / 4
-        time = (time if time.dim() == 0 else time.flatten(2)[..., 0]).expand(u.shape[:2])
-        flat = (v.expand_as(u).flatten(0, 1) for v in (x, known))
-        x, known = flat
-        return self.network(x, time.flatten(), None, None, known).view_as(u)
-
-    def _bound(self, given: Given, rows: int) -> Denoiser:
-        denoiser = super()._bound(given, rows)
-        values = given[0]
-        if values is None:
-            return denoiser
-
-        def denoise(x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-            x_0 = denoiser(x_t, alpha, sigma).view(-1, rows, *self.event_shape)
-            return torch.where(values.isnan(), x_0, values).view_as(x_t)
-
-        return denoise
 
 
 class ConditionedModule(nn.Module):
@@ -163,23 +163,26 @@ class ConditionedModule(nn.Module):
         if values[:, self.given].isnan().any():
             raise ValueError("log_prob needs every given variable: NaN can only be drawn around")
         joint, process = self.joint, self.joint.process
-        whole = joint.denoiser((values, None), n)
+        whole = joint._denoiser((values, None), n)
 
-        def denoise(x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        def denoise(u_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
             full = torch.zeros_like(values)
-            full[:, self.target] = x_t
+            full[:, self.target] = u_t
             return whole(full, alpha, sigma)[:, self.target]
 
-        bias, variance = (v[self.target] for v in (joint._mean((None, None)), joint._variance()))
+        def part(value: Tensor | float) -> Tensor:
+            return torch.as_tensor(value).to(z).expand(joint.event_shape)[self.target]
 
-        def base(x_T: Tensor) -> Tensor:
-            alpha, sigma = joint._last(process, x_T)
-            total = alpha**2 * variance + sigma**2
-            terms = (x_T - alpha * bias).square() / total + total.log()
-            return -0.5 * (terms.sum(1) + t * math.log(2 * math.pi))
+        spread = part(joint._spread(process))
 
+        def base(u_T: Tensor) -> Tensor:
+            terms = (u_T / spread).square() + 2 * spread.log() + math.log(2 * math.pi)
+            return -0.5 * terms.sum(1)
+
+        u = z - part(joint.network.mean((None, None)))
         probes = rademacher(joint.settings.probes, self.event_shape) if t > EXACT else None
-        return log_prob(denoise, process, z, probes=probes, base=base)
+        scale = part(joint.network.variance).sqrt()
+        return log_prob(denoise, process, u, probes=probes, base=base, scale=scale)
 
     def distribution(self, given: Given) -> ModelDistribution:
         """The distribution over the target given n rows."""

@@ -11,8 +11,8 @@ entropy in closed form, where it is not: shared evenly by the latents.
 References:
     | Auto-Encoding Variational Bayes (Kingma & Welling, 2014), appendix B
     | https://arxiv.org/abs/1312.6114
-    | Variational Lossy Autoencoder (Chen et al., 2017), eq. 13, https://arxiv.org/abs/1611.02731
-    | Sticking the Landing (Roeder et al., 2017), eq. 7, https://arxiv.org/abs/1703.09194
+    | Variational Lossy Autoencoder (Chen et al., 2017), https://arxiv.org/abs/1611.02731
+    | Sticking the Landing (Roeder et al., 2017), https://arxiv.org/abs/1703.09194
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ _ITERATIONS = 200
 Curve = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def invert(curve: Curve, y: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def invert(curve: Curve, y: Tensor, low: Tensor, high: Tensor, x: Tensor) -> Tensor:
     """x where an increasing curve is y: Newton's method, or half the bracket where that leaves it
     or converges slowly. Each number is found by itself.
 
@@ -45,6 +45,7 @@ def invert(curve: Curve, y: Tensor, low: Tensor, high: Tensor) -> Tensor:
         y: Values (m,).
         low: Where the bracket of each root begins (m,).
         high: Where it ends (m,).
+        x: A guess inside it (m,).
 
     Raises:
         ValueError: If a root is not inside its bracket, or not found.
@@ -59,11 +60,12 @@ def invert(curve: Curve, y: Tensor, low: Tensor, high: Tensor) -> Tensor:
         inside = (curve(low)[0] <= y + slack) & (curve(high)[0] >= y - slack)
         if not bool(inside.all()):
             raise ValueError(f"{int((~inside).sum())} of {len(y)} values have no inverse")
-        x, step = 0.5 * (low + high), high - low
+        step = high - low
         done = torch.zeros_like(y, dtype=torch.bool)
         for _ in range(_ITERATIONS):
             value, log_slope = curve(x)
             excess = value - y
+            done = done | (excess.abs() <= tolerance * (1 + y.abs()))  # all that rounding leaves
             low, high = torch.where(excess < 0, x, low), torch.where(excess < 0, high, x)
             newton = excess * (-log_slope).exp()
             good = (x - newton > low) & (x - newton < high) & (2 * newton.abs() < step.abs())
@@ -79,8 +81,8 @@ def invert(curve: Curve, y: Tensor, low: Tensor, high: Tensor) -> Tensor:
 class _Monotonic(Univariate):
     """A function whose inverse is found by iteration."""
 
-    def bracket(self, y: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
-        """An interval (m,), (m,) that holds the root."""
+    def bracket(self, y: Tensor, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """An interval (m,), (m,) that holds the root, and a guess."""
         raise NotImplementedError
 
     def inverse(self, y: Tensor, phi: Tensor) -> Tensor:
@@ -117,13 +119,13 @@ class Sigmoids(_Monotonic):
         slope = (log_w + log_a + below + above).logsumexp(0)
         return left - right, slope - left - right
 
-    def bracket(self, y: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
+    def bracket(self, y: Tensor, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """f(x) lies between the lowest and the highest of its lines."""
         _, log_a, b = self._lines(phi)
         roots = (y - b) * (-log_a).exp()
         low, high = roots.aminmax(dim=0)
         margin = 1e-4 * (1 + torch.maximum(low.abs(), high.abs()))
-        return low - margin, high + margin
+        return low - margin, high + margin, 0.5 * (low + high)
 
 
 class Integral(_Monotonic):
@@ -171,7 +173,8 @@ class Integral(_Monotonic):
         end = log_g[:, -1]
         return phi[-1] + area + (x - u) * end.exp(), end
 
-    def bracket(self, y: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
+    def bracket(self, y: Tensor, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """No slope is below e^-5."""
-        reach = (y - phi[-1]).abs() * math.exp(_SLOPE) + 1e-3
-        return -reach, reach
+        rise = y - phi[-1]
+        reach = rise.abs() * math.exp(_SLOPE) + 1e-3
+        return -reach, reach, rise

@@ -23,6 +23,7 @@ from __future__ import annotations
 __all__ = ["BOUND", "Spline", "rational_quadratic", "rational_quadratic_inverse"]
 
 import functools
+import inspect
 from typing import Any
 
 import torch
@@ -128,6 +129,16 @@ def _locate(v: Tensor, phi: Tensor, side: int, bound: float, circular: bool) -> 
     return share, inside, v, k, x0, y0, size, slopes.exp_()
 
 
+def _terms(t: Tensor, width: Tensor, height: Tensor, d0: Tensor, d1: Tensor) -> tuple[Tensor, ...]:
+    """s, 1 - t, t (1 - t), the denominator, the share of the height, and the slope's numerator."""
+    s, r = height / width, 1 - t
+    u = t * r
+    denominator = torch.addcmul(s, d0 + d1 - 2 * s, u)
+    rise = torch.addcmul(d0 * u, s * t, t).div_(denominator)
+    q = (2 * s * u).addcmul_(d0 * r, r).addcmul_(d1 * t, t)
+    return s, r, u, denominator, rise, q
+
+
 def _fold(values: tuple[Tensor, ...], axes: tuple[int | None, ...], size: int) -> list[Tensor]:
     """Each tensor (..., m) with a batch axis somewhere, or none, as (..., size * m)."""
     folded = []
@@ -146,6 +157,53 @@ def _unfold(values: tuple[Tensor, ...], size: int) -> tuple[tuple[Tensor, ...], 
     )
 
 
+def _gradient(
+    grad_y: Tensor,
+    grad_ladj: Tensor,
+    inside: Tensor,
+    k: Tensor,
+    share: Tensor,
+    t: Tensor,
+    size: Tensor,
+    slopes: Tensor,
+    bound: float,
+    circular: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients with respect to x (m,) and phi (..., m)."""
+    bins = share.shape[1]
+    number = _tables(bins, bound, t.dtype, t.device)[2]
+    (width, height), (d0, d1) = size.unbind(0), slopes.unbind(0)
+    s, r, u, denominator, rise, q = _terms(t, width, height, d0, d1)
+    g_y, g_l = grad_y * inside, grad_ladj * inside
+    g_rise = g_y * height / denominator
+    g_q = g_l / q
+    g_den = -(g_rise * rise) - 2 * g_l / denominator
+    turn, tt = r - t, t * t
+    g_t = (
+        g_rise * (2 * s * t + d0 * turn)
+        + g_den * ((d0 + d1 - 2 * s) * turn)
+        + 2 * g_q * (s * turn - d0 * r + d1 * t)
+    )
+    g_s = g_rise * tt + g_den * (1 - 2 * u) + 2 * (g_q * u + g_l / s)
+    g_u = g_den * u
+    g_slopes = torch.stack((g_rise * u + g_u + g_q * r * r, g_u + g_q * tt)).mul_(slopes)
+    g_x = g_t / width
+    g_s_width = g_s / width
+    # a knot sums the shares below it: dL/dshare_j is one number for j < k, another at k
+    scale = 2 * bound * (1 - bins * SMALLEST)
+    before = torch.stack((-g_x, g_y)).mul_(scale)
+    at_x = -(g_x * t + g_s_width * s)
+    at = torch.stack((at_x, torch.addcmul(g_s_width, g_y, rise))).mul_(scale)
+    is_before, is_at = (number < k).to(t.dtype), (number == k).to(t.dtype)
+    out = t.new_empty(3 * bins - 1 + circular, t.shape[0])
+    shares = torch.mul(is_before, before[:, None], out=out[: 2 * bins].view(2, bins, -1))
+    shares.addcmul_(is_at, at[:, None]).mul_(share)
+    shares.addcmul_(share, shares.sum(1, keepdim=True), value=-1)  # through the softmax
+    left, right = (is_at, is_at.roll(1, 0)) if circular else (is_at[1:], is_at[:-1])
+    torch.mul(left, g_slopes[0], out=out[2 * bins :]).addcmul_(right, g_slopes[1])
+    return torch.where(inside, g_x, grad_y), out
+
+
 class _Spline(torch.autograd.Function):
     """y and log dy/dx of x (m,) with parameters phi (..., m), and what the gradient needs."""
 
@@ -153,30 +211,27 @@ class _Spline(torch.autograd.Function):
     def forward(x: Tensor, phi: Tensor, bound: float, circular: bool) -> tuple[Tensor, ...]:
         share, inside, v, k, x0, y0, size, slopes = _locate(x, phi, 0, bound, circular)
         (width, height), (d0, d1) = size.unbind(0), slopes.unbind(0)
-        s = height / width
         t = (v - x0) / width
-        r = 1 - t
-        u = t * r
-        denominator = torch.addcmul(s, d0 + d1 - 2 * s, u)
-        rise = torch.addcmul(d0 * u, s * t, t).div_(denominator)
-        q = (2 * s * u).addcmul_(d0 * r, r).addcmul_(d1 * t, t)
+        s, _, _, denominator, rise, q = _terms(t, width, height, d0, d1)
         y = torch.where(inside, torch.addcmul(y0, height, rise), x)
         ladj = torch.where(inside, ((s / denominator).square_() * q).log_(), 0.0)
-        return y, ladj, inside, k, share, t, u, s, denominator, rise, q, size, slopes
+        return y, ladj, inside, k, share, t, size, slopes
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.bound, ctx.circular = inputs[2:]
+        ctx.set_materialize_grads(False)  # zeros for all that only the gradient needs
         ctx.mark_non_differentiable(*output[2:])
         ctx.save_for_backward(*inputs[:2], *output[2:])
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor, grad_ladj: Tensor, *_: Any) -> tuple[Any, ...]:  # type: ignore[override]
         x, phi, *saved = ctx.saved_tensors
-        # x and phi take no part, but a second derivative must find them
-        arguments = (x, phi[0], grad_y, grad_ladj, *saved)
-        gradients = _Gradient.apply(*arguments, ctx.bound, ctx.circular)
-        return *gradients, None, None  # type: ignore[misc]
+        grad_y, grad_ladj = (torch.zeros_like(x) if g is None else g for g in (grad_y, grad_ladj))
+        arguments = (grad_y, grad_ladj, *saved, ctx.bound, ctx.circular)
+        if torch.is_grad_enabled():  # x and phi take no part, but a second derivative finds them
+            return *_Gradient.apply(x, phi[0], *arguments), None, None  # type: ignore[misc]
+        return *_gradient(*arguments), None, None
 
     @staticmethod
     def vmap(  # type: ignore[override]
@@ -191,40 +246,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-        grad_y, grad_ladj, inside, k, share, t, u, s, denominator, rise, q = arguments[2:13]
-        size, slopes, bound, circular = arguments[13:]
-        bins = share.shape[1]
-        number = _tables(bins, bound, t.dtype, t.device)[2]
-        (width, height), (d0, d1) = size.unbind(0), slopes.unbind(0)
-        g_y, g_l = grad_y * inside, grad_ladj * inside
-        g_rise = g_y * height / denominator
-        g_q = g_l / q
-        g_den = -(g_rise * rise) - 2 * g_l / denominator
-        r = 1 - t
-        turn, tt = r - t, t * t
-        g_t = (
-            g_rise * (2 * s * t + d0 * turn)
-            + g_den * ((d0 + d1 - 2 * s) * turn)
-            + 2 * g_q * (s * turn - d0 * r + d1 * t)
-        )
-        g_s = g_rise * tt + g_den * (1 - 2 * u) + 2 * (g_q * u + g_l / s)
-        g_u = g_den * u
-        g_slopes = torch.stack((g_rise * u + g_u + g_q * r * r, g_u + g_q * tt)).mul_(slopes)
-        g_x = g_t / width
-        g_s_width = g_s / width
-        # a knot sums the shares below it: dL/dshare_j is one number for j < k, another at k
-        scale = 2 * bound * (1 - bins * SMALLEST)
-        before = torch.stack((-g_x, g_y)).mul_(scale)
-        at_x = -(g_x * t + g_s_width * s)
-        at = torch.stack((at_x, torch.addcmul(g_s_width, g_y, rise))).mul_(scale)
-        is_before, is_at = (number < k).to(t.dtype), (number == k).to(t.dtype)
-        out = t.new_empty(3 * bins - 1 + circular, t.shape[0])
-        shares = torch.mul(is_before, before[:, None], out=out[: 2 * bins].view(2, bins, -1))
-        shares.addcmul_(is_at, at[:, None]).mul_(share)
-        shares.addcmul_(share, shares.sum(1, keepdim=True), value=-1)  # through the softmax
-        left, right = (is_at, is_at.roll(1, 0)) if circular else (is_at[1:], is_at[:-1])
-        torch.mul(left, g_slopes[0], out=out[2 * bins :]).addcmul_(right, g_slopes[1])
-        return torch.where(inside, g_x, grad_y), out
+        return _gradient(*arguments[2:])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -240,3 +262,7 @@ class _Gradient(torch.autograd.Function):
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         folded = _fold(arguments[:-2], axes[:-2], info.batch_size)
         return _unfold(_Gradient.apply(*folded, *arguments[-2:]), info.batch_size)  # type: ignore[arg-type]
+
+
+# read at every call, and slow to find out
+_Spline.forward.__signature__ = inspect.signature(_Spline.forward)  # type: ignore[attr-defined]

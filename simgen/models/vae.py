@@ -58,7 +58,7 @@ class VAE:
         periodic: Whether an image's edges meet.
 
     References:
-        | Generating Sentences from a Continuous Space (Bowman et al., 2016), section 3.1: warm-up
+        | Generating Sentences from a Continuous Space (Bowman et al., 2016): warm-up
         | https://arxiv.org/abs/1511.06349
         | Importance Weighted Autoencoders (Burda et al., 2016), eq. 8
         | https://arxiv.org/abs/1509.00519
@@ -139,8 +139,7 @@ class VAEModule(LatentModule):
         self.head.initialise(target)
         if len(self.event_shape) > 1 or self.settings.decoder == "bernoulli":
             return
-        context = given[0]
-        slope, shift, covariance = regression(target, context)
+        slope, shift, covariance = regression(target, given[0])
         pca = principal_axes(covariance, self.latent)
         self.encoder.net.start(
             torch.cat([pca.inward, -pca.inward @ slope.T], 1),
@@ -149,6 +148,7 @@ class VAEModule(LatentModule):
         self.decoder.net.start(torch.cat([pca.outward, slope.T], 1), shift)
         self.head.start(float(pca.variance.sqrt()))
         q = self.encode(target, given)
+        context = self.condition(given).context
         self.prior.initialise(q.loc + q.scale * torch.randn_like(q.loc), context)
 
 

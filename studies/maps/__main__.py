@@ -98,9 +98,7 @@ def main() -> None:
     names = arguments.families.split(",")
     if unknown := [n for n in names if n not in FAMILIES]:
         options.error(f"no family {unknown[0]!r}; there are {', '.join(FAMILIES)}")
-    simulator = ConvergenceMaps(
-        pixels=arguments.pixels, field="lognormal", noise=False, record=()
-    )
+    simulator = ConvergenceMaps(pixels=arguments.pixels, field="lognormal", noise=False, record=())
     seed, side = arguments.seed, simulator.side_deg
     fresh = [
         simulator(simulator.prior.sample((arguments.held_out,), seed=seed + 1), seed=seed + k)["x"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from .figure import Table, curves
 from .measure import Problem, Reading, crescents, measure, mixture
 
 FOLDER = Path(__file__).parent
-EVALUATIONS = (8, 16, 32, 64, 128, 256, 1000)
+EVALUATIONS = (8, 16, 32, 64, 128, 1000)
 TOLERANCES = (4, 8, 16, 32, 64)  # of the adaptive solver: steps^-3
 STEPS = 1_000  # of the learned model's training
 
@@ -92,7 +92,8 @@ def text(panels: dict[str, tuple[float, Table]], about: dict[str, object]) -> st
         f"Sliced Wasserstein distance of {about['draws']:,} draws from exact ones; in brackets, "
         "of a deterministic solver, the mean distance of its draws from those of the exact "
         "flow from the same noise. Process vp-cosine, data of about unit scale; a predictor-"
-        "corrector or Heun step takes two evaluations.",
+        "corrector or Heun step takes two evaluations. `adams` in 16 is the default of "
+        "`Diffusion`.",
     ]
     for title, (floor, table) in panels.items():
         lines += ["", f"## {title}", "", f"As many exact draws: {floor:.4f}.", "", *rows(table)]
@@ -102,7 +103,7 @@ def text(panels: dict[str, tuple[float, Table]], about: dict[str, object]) -> st
 def main() -> None:
     """Runs the study and writes result.json, result.md and the figure beside itself."""
     options = argparse.ArgumentParser(prog="python -m studies.solvers", description=__doc__)
-    options.add_argument("--draws", type=int, default=2_000, metavar="N")
+    options.add_argument("--draws", type=int, default=1_000, metavar="N")
     options.add_argument("--seed", type=int, default=0)
     arguments = options.parse_args()
     draws, seed = arguments.draws, arguments.seed
@@ -114,8 +115,8 @@ def main() -> None:
         panels[f"{title}, exact denoiser"] = problem.floor(), table
     module = learned(10_000, seed)
     problem = Problem.of(crescents(), module.process, draws, seed)
-    denoiser = module.double().denoiser((None, None), draws)
-    table = readings(problem, denoiser, seed)
+    single = replace(problem, x_T=problem.x_T.float())  # as networks are
+    table = readings(single, module.denoiser((None, None), draws), seed)
     panels["two crescents, learned denoiser"] = problem.floor(), table
     about: dict[str, object] = {
         "command": f"python -m studies.solvers --draws {draws} --seed {seed}",

@@ -26,22 +26,27 @@ COLOURS = {
 
 
 def curves(panels: Mapping[str, tuple[float, Table]], path: Path) -> None:
-    """Draws a panel for each problem.
+    """Draws a column for each problem: distances above, displacements below.
 
     Arguments:
         panels: By title, the floor and the readings of each solver.
         path: Where to write the figure.
     """
-    figure = Figure(figsize=(3.6 * len(panels), 3.8), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axis, (title, (floor, table)) in zip(axes, panels.items()):
+    figure = Figure(figsize=(3.6 * len(panels), 6.4), layout="constrained")
+    axes = figure.subplots(2, len(panels), sharey="row", sharex=True, squeeze=False)
+    for i, (title, (floor, table)) in enumerate(panels.items()):
+        top, bottom = axes[:, i]
         for name, readings in table.items():
-            style = "-" if readings[0].displacement is not None else "--"
-            x, y = [r.evaluations for r in readings], [r.distance for r in readings]
-            axis.loglog(x, y, style, color=COLOURS[name], marker="o", ms=3, label=name)
-        axis.axhline(floor, color="k", lw=0.8, ls=":")
-        axis.text(8, floor, "exact draws", fontsize=7, va="top")
-        axis.set(title=title, xlabel="evaluations of the denoiser", ylim=(0.5 * floor, 3))
-    axes[0].set_ylabel("sliced Wasserstein distance")
-    axes[-1].legend(frameon=False, fontsize=7)
+            x, flow = [r.evaluations for r in readings], readings[0].displacement is not None
+            settings = {"color": COLOURS[name], "marker": "o", "ms": 3, "label": name}
+            top.loglog(x, [r.distance for r in readings], "-" if flow else "--", **settings)
+            if flow:
+                bottom.loglog(x, [r.displacement for r in readings], **settings)
+        top.axhline(floor, color="k", lw=0.8, ls=":")
+        top.text(8, 0.9 * floor, "exact draws", fontsize=7, va="top")
+        top.set(title=title, ylim=(0.4 * floor, 3))
+        bottom.set(xlabel="evaluations of the denoiser", ylim=(1e-5, 3))
+    axes[0, 0].set_ylabel("sliced Wasserstein distance to exact draws")
+    axes[1, 0].set_ylabel("distance to the exact flow, draw by draw")
+    axes[0, -1].legend(frameon=False, fontsize=7)
     figure.savefig(path, dpi=150)

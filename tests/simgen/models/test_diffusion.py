@@ -173,6 +173,16 @@ def test_images(periodic):
         torch.testing.assert_close(log_p[:1], alone, rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.parametrize("shape", [(2, 5, 7), (1, 4, 3, 6)])
+def test_grids_of_any_size_in_two_and_three_dimensions(shape):
+    torch.manual_seed(0)
+    module = stirred(Diffusion(hidden=8, steps=4).build(Field(shape, layout="image"), {}))
+    module.initialise(torch.randn(20, *shape), (None, None))
+    loss = module.loss(torch.randn(4, *shape), (None, None))
+    draws = module.distribution((None, None)).sample((3,))
+    assert loss.shape == (4,) and draws.shape == (3, *shape) and draws.isfinite().all()
+
+
 @pytest.mark.parametrize("solver", list(SOLVERS))
 def test_transport_is_a_function_of_its_noise_row_by_row(solver):
     module = stirred(build(solver=solver)).eval()

@@ -148,6 +148,23 @@ def test_density_is_the_jacobian_of_the_map(build, case):
         torch.testing.assert_close(found[0], wanted, rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("build, case", CASES)
+def test_draws_have_the_density(build, case):
+    """log q(z) = log N(e) - log |det dz/de| for z = transport(e), by its own derivatives."""
+    module = build(*case).double()
+    _, given = rows(module, 1)
+    given = given_of(case, given)
+    noise = torch.randn(module.noise_shape, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda e: module.transport(e[None, None], given).flatten(), noise
+    ).view(noise.numel(), -1)
+    with torch.no_grad():
+        z = module.transport(noise[None, None], given)[0]
+        found = module.log_prob(z, given)[0]
+    normal = -0.5 * (noise.square() + math.log(2 * math.pi)).sum()
+    torch.testing.assert_close(found, normal - jacobian.slogdet()[1], rtol=2e-4, atol=2e-4)
+
+
 @pytest.mark.parametrize("build, case", [c for c in CASES if c.values[1][1] in (1, 2)])
 def test_density_integrates_to_one(build, case):
     module = build(*case)

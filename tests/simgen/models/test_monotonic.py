@@ -54,7 +54,7 @@ def test_no_inverse_is_an_error():
     def bounded(x):
         return torch.tanh(x), torch.log1p(-torch.tanh(x).square() + 1e-9)
 
-    ends = torch.full((2,), -5.0), torch.full((2,), 5.0)
+    ends = torch.full((2,), -5.0), torch.full((2,), 5.0), torch.zeros(2)
     with pytest.raises(ValueError, match="1 of 2 values have no inverse"):
         invert(bounded, torch.tensor([0.5, 2.0]), *ends)
     with pytest.raises(ValueError, match="have no inverse"):
