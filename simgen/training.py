@@ -266,7 +266,8 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         keep = min(1 - 1 / self.plan.average, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.averages, self.parameters, 1 - keep)  # type: ignore[arg-type]
+        with torch.no_grad():  # else each step would keep its weights alive
+            torch._foreach_lerp_(self.averages, self.parameters, 1 - keep)  # type: ignore[arg-type]
         value = float(loss.detach()) / self.members.count
         hopeless = not any(map(math.isfinite, self.best_loss))
         if not math.isfinite(value) and self.step > 100 and hopeless:

@@ -116,7 +116,8 @@ class MaskedTransform(Layer):
         # units first and rows last throughout, as the splines want them
         phi = self._input(x, given[0]).t()
         for i, layer in enumerate(list(self.hyper)[::2]):
-            phi = torch.addmm(layer.bias[:, None], layer.mask * layer.weight, phi.relu() if i else phi)
+            h = phi.relu() if i else phi
+            phi = torch.addmm(layer.bias[:, None], layer.mask * layer.weight, h)
         columns = x.t()
         if len(self.members) == 1:
             y, ladj = self._moved(0, columns, phi)

@@ -230,3 +230,13 @@ def test_unknown_field_lists_what_there_is(dataset):
 def test_budget_units():
     assert [_seconds(b) for b in ("90s", "10min", "2h", 5)] == [90, 600, 7200, 5]
     assert _seconds(None) == math.inf
+
+
+def test_the_average_keeps_no_history_of_steps(dataset, monkeypatch):
+    runs = []
+    call = simgen.training.Training.__call__
+    monkeypatch.setattr(
+        simgen.training.Training, "__call__", lambda self, p: (call(self, p), runs.append(self))
+    )
+    simgen.fit("theta | x", dataset, simgen.Flow(transforms=1), max_epochs=1, progress=False)
+    assert all(p.grad_fn is None and not p.requires_grad for p in runs[0].averages)
