@@ -13,8 +13,8 @@ Each column maps u in R to theta by one of
     \text{circular}: a + (b - a) \left( \frac{u}{2 \pi} + \frac12 \bmod 1 \right), \quad
     \text{cdf}: F^{-1}(\Phi(u)),
 
-so that a factor of a prior with a known CDF becomes N(0, 1); F of `softbox`. Float64 throughout: in float32 a
-sigmoid puts draws on the bound, with a log-determinant wrong by units.
+so that a factor of a prior with a known CDF becomes N(0, 1); F_tau is that of `softbox`. Float64
+throughout: in float32 a sigmoid puts draws on the bound, with a log-determinant wrong by units.
 """
 
 from __future__ import annotations

@@ -223,7 +223,7 @@ class ConditionalDistribution(Distribution):
         """
         n = self.batch_shape.numel()
         event = z.shape[len(lead) :]
-        count = ()
+        count = torch.Size()
         if self._pipeline.iid:  # events of a set are draws of the same context
             count, event = event[:1], event[1:]
             z = z.movedim(len(lead), 0)

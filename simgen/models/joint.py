@@ -6,8 +6,8 @@ r"""Joint: one diffusion model of all variables, from which every conditional ca
         \bigr) \Bigr|^2
 
 m says which variables are given, clean, and is drawn anew for each row and noise level: nothing,
-whole fields, parts of them, or any variables. So trained, the network denoises p(z_a | z_b) for every choice of
-a and b.
+whole fields, parts of them, or any variables. So trained, the network denoises p(z_a | z_b) for
+every choice of a and b.
 
 References:
     | All-in-one simulation-based inference (Gloeckler et al., 2024), eq. 6 and section 3.2

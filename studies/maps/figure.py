@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["draw"]
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -34,7 +35,8 @@ def draw(
         shown: Maps a row.
     """
     figure = Figure(figsize=(12.5, 1.45 * len(maps) + 0.4), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(shown * 1.35, 6.6))
+    sides: Any = figure.subfigures(1, 2, width_ratios=(shown * 1.35, 6.6))
+    left, right = sides
     low, high = np.quantile(next(iter(maps.values())), [0.01, 0.995])
     panels = left.subplots(len(maps), shown, squeeze=False)
     for row, (name, values) in zip(panels, maps.items()):
@@ -49,8 +51,8 @@ def draw(
         )
         axes.axhline(0, color=GREY, lw=0.8)
         step = np.diff(band.centre).min() / (2 * max(len(judged), 1))
-        for i, (name, values) in enumerate(judged.items()):
-            one = values[summary]
+        for i, (name, found) in enumerate(judged.items()):
+            one = found[summary]
             axes.errorbar(
                 one.centre + (i - (len(judged) - 1) / 2) * step,
                 one.deviation,
@@ -61,7 +63,7 @@ def draw(
                 color=COLOURS[i % len(COLOURS)],
                 label=name,
             )
-        axes.set(xlabel=LABELS[summary], ylabel=f"{summary}\nemulated / simulated − 1")
+        axes.set(xlabel=LABELS[summary], ylabel=f"{summary}\nemulated / simulated - 1")
         axes.yaxis.label.set_fontsize(8)
     right.axes[0].legend(fontsize=7, ncols=2)
     for path in paths:

@@ -1,4 +1,4 @@
-"""`python -m studies.sbibm --task two_moons --simulations 10000 [--methods NAMES] [--peer sbi]`."""
+"""`python -m studies.sbibm --task two_moons --simulations 10000 [--methods A,B] [--peer sbi]`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 

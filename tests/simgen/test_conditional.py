@@ -1,7 +1,6 @@
 """Conditional: shapes, support, files, errors."""
 
 import json
-import math
 
 import numpy as np
 import pytest

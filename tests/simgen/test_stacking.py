@@ -124,7 +124,8 @@ def test_clipping_is_of_each_member_on_its_own(dataset) -> None:
     norms = members.clip_(1.0)
     again = members.clip_(1.0)
     assert norms[0] < 1 < norms[1]
-    torch.testing.assert_close(again, torch.stack([norms[0], torch.tensor(1.0)]), rtol=1e-4, atol=0)
+    wanted = torch.stack([norms[0], torch.tensor(1.0)])
+    torch.testing.assert_close(again, wanted, rtol=1e-4, atol=0)
     for p in members.parameters():
         p.grad[1].fill_(math.nan)
     members.clip_(1.0)
@@ -163,7 +164,8 @@ def test_an_ensemble_survives_its_file(dataset, tmp_path) -> None:
 
 
 def test_an_interrupted_ensemble_goes_on_bit_by_bit(dataset, tmp_path) -> None:
-    settings = {"model": Ensemble(Flow(transforms=1, hidden=(8,)), 2), "progress": False, "seed": 4}
+    family = Ensemble(Flow(transforms=1, hidden=(8,)), 2)
+    settings = {"model": family, "progress": False, "seed": 4}
     whole = simgen.fit("theta | x", dataset, max_epochs=4, **settings)
     path = tmp_path / "c"
     with pytest.MonkeyPatch.context() as patch:
