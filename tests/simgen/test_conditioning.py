@@ -1,4 +1,4 @@
-"""Joint models: every conditional of a Gaussian, whole, partial and marginal, against the exact."""
+"""Joint models: every conditional of a Gaussian, whole, partial and marginal, by closed form."""
 
 import numpy as np
 import pytest

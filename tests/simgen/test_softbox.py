@@ -1,4 +1,4 @@
-"""The box with soft edges: its CDF against the convolution, inverse and slope against each other."""
+"""The box with soft edges: its CDF by integration, its inverse and slope by each other."""
 
 import math
 
