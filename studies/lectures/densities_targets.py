@@ -53,31 +53,28 @@ class Fork:
         second = np.logaddexp(*(-0.5 * b for b in branches)) - math.log(2 * self.spread)
         return second - 0.5 * first**2 - math.log(2 * math.pi)
 
-    def gaussian_limit(self, nodes: int = 200) -> float:
-        r"""Largest E[log q(x)] of any q whose conditional q(x_2 | x_1) is Gaussian, in nats.
-
-        It is reached by the moments of p: -log(2 pi e) - E[log(s^2 + m(x_1)^2)] / 2, by
-        Gauss-Hermite quadrature.
+    def best_gaussian(self, x: Array) -> Array:
+        """log q(x), (...,), of the q nearest to p whose q(x_2 | x_1) is Gaussian: it has p's
+        moments, c(x_1) and s^2 + m(x_1)^2.
         """
-        first, weight = np.polynomial.hermite_e.hermegauss(nodes)
-        log_variance = np.log(self.spread**2 + self.half(first) ** 2)
-        mean = float(weight @ log_variance / weight.sum())
-        return -math.log(2 * math.pi * math.e) - 0.5 * mean
+        first, rest = x[..., 0], x[..., 1] - self.centre(x[..., 0])
+        variance = self.spread**2 + self.half(first) ** 2
+        return -0.5 * (first**2 + rest**2 / variance + np.log(variance)) - math.log(2 * math.pi)
 
 
 @dataclass(frozen=True)
 class Checkerboard:
-    """Uniform on every second square of a board on [-2, 2]^2.
+    """Uniform on every second unit square of a board round the origin.
 
-    Attributes:
-        entropy: In nats.
+    Arguments:
+        squares: On a side, an even number.
     """
 
     squares: int = 4
 
     @property
     def entropy(self) -> float:
-        """The logarithm of the area."""
+        """The logarithm of the dark area, in nats."""
         return math.log(self.squares**2 / 2)
 
     def sample(self, n: int, seed: int) -> Array:
