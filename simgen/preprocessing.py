@@ -185,6 +185,8 @@ class Target(nn.Module):
         target.constant = torch.where(same, columns[0], torch.full_like(columns[0], math.nan))
         u = target.bijection.inv(target.centred(columns))
         loc, scale = u.mean(0), u.std(0, correction=0)
+        angle = torch.tensor([rule["kind"] == "circular" for rule in found], device=loc.device)
+        loc, scale = loc.masked_fill(angle, 0.0), scale.masked_fill(angle, 1.0)
         target.loc = loc
         target.scale = torch.where(same | (scale <= 0), torch.ones_like(scale), scale)
         return target

@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ["Batch", "Prepared", "Source", "embeddings", "fitted_target", "members", "prepare"]
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from .expression import Expression
 from .field import Field
 from .forward import stream
 from .head import Head, default_embedding
-from .models.ensemble import Ensemble
+from .models import Ensemble, Flow
 from .pipeline import Pipeline, grids, target_columns
 from .preprocessing import Standardise, Target, field_rules
 from .stream import Batches
@@ -230,8 +230,9 @@ def prepare(
     rows = source.sample()
     masks = source.masks(rows)
     given = {k: Standardise(fields[k]).fit_(rows[k], masks.get(k)) for k in expression.given}
-    target = fitted_target(expression, fields, source.dataset, rows)
     member, count = members(family)
+    angles = member.periodic or () if isinstance(member, Flow) else ()
+    target = fitted_target(expression, fields, source.dataset, rows, angles)
     heads = [_head(expression, fields, embedding, source.columns) for _ in range(count)]
     pipeline = Pipeline(expression, fields, target, given, heads)
     standardised = pipeline.standardise(rows, masks)
@@ -256,9 +257,20 @@ def prepare(
 
 
 def fitted_target(
-    expression: Expression, fields: Mapping[str, Field], dataset: Dataset, rows: Batch
+    expression: Expression,
+    fields: Mapping[str, Field],
+    dataset: Dataset,
+    rows: Batch,
+    angles: Sequence[int] = (),
 ) -> Target:
     """Preprocessing of the target, found on training rows.
+
+    Arguments:
+        expression: Which fields are modelled.
+        fields: The fields.
+        dataset: Its prior knows the support of parameters.
+        rows: Training rows.
+        angles: Columns that are periodic; their bounds are one period apart.
 
     Raises:
         ValueError: If the targets cannot be modelled together.
@@ -272,6 +284,14 @@ def fitted_target(
         )
     columns = target_columns(expression, fields, rows)
     rules = _target_rules(expression, fields, dataset)
+    for i in angles:
+        rule = rules[i] if i < len(rules) else None
+        if rule is None or rule["kind"] not in ("interval", "soft"):
+            raise ValueError(
+                f"periodic={tuple(angles)}: column {i} needs bounds one period apart, by a "
+                "uniform prior or the field's support"
+            )
+        rules[i] = {"kind": "circular", "low": rule["low"], "high": rule["high"]}
     axes = len(targets[0].shape) - 1 if targets[0].layout == "image" else 0
     if targets[0].iid:
         columns = columns.reshape(-1, columns.shape[-1])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.distributions import MultivariateNormal, Normal
+from torch.distributions import MultivariateNormal, Normal, Uniform
 
 import simgen
 from simgen.training import _seconds
@@ -240,3 +240,24 @@ def test_the_average_keeps_no_history_of_steps(dataset, monkeypatch):
     )
     simgen.fit("theta | x", dataset, simgen.Flow(transforms=1), max_epochs=1, progress=False)
     assert all(p.grad_fn is None and not p.requires_grad for p in runs[0].averages)
+
+
+def test_an_angle_is_learned_across_its_seam(tmp_path):
+    rng = np.random.default_rng(0)
+    phi = rng.uniform(0, 2 * math.pi, (4_000, 1))
+    noise = 0.3 * rng.normal(size=(4_000, 2))
+    x = np.concatenate([np.cos(phi), np.sin(phi)], 1) + noise
+    prior = simgen.Prior(phi=Uniform(0.0, 2 * math.pi))
+    dataset = simgen.Dataset.create(tmp_path / "d", theta=phi, x=x, prior=prior)
+    model = simgen.Flow(periodic=(0,), transforms=2, hidden=(32,))
+    posterior = simgen.fit("theta | x", dataset, model, max_epochs=30, progress=False)
+    grid = (torch.arange(400) + 0.5) / 400 * 2 * math.pi
+    for angle in (0.0, 0.2, 3.0):  # at the seam, beside it, far from it
+        observed = torch.tensor([math.cos(angle), math.sin(angle)])
+        mean = torch.stack([grid.cos(), grid.sin()], -1)
+        exact = torch.softmax(-((observed - mean) ** 2).sum(-1) / (2 * 0.3**2), 0)
+        learned = posterior(observed).log_prob(grid[:, None]).exp() * (grid[1] - grid[0])
+        assert abs(float(learned.sum()) - 1) < 0.02
+        assert float((exact * (exact / learned).log()).sum()) < 0.1
+    with pytest.raises(ValueError, match="needs bounds"):
+        simgen.fit("x | theta", dataset, model, progress=False)
