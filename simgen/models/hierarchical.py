@@ -30,18 +30,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
-from torch.nn.functional import pad
 
 from ..field import Field
 from .base import Given
 from .coders import Prepared, SkipMLP, decoder, encoder
 from .elbo import diagonal
+from .hierarchical_start import link_start, top_down_start
 from .latent_prior import latent_prior
 from .pca import principal_axes, regression
 from .vae import default_latent
 from .variational import LatentModule, check, event_of
 
-_LINK = 0.7  # correlation of neighbours in the chain at the start
 Link = tuple[Normal, Tensor]
 """q(z_t | ...) of m rows, and its draw (m, l_t)."""
 
@@ -217,7 +216,9 @@ class HierarchicalModule(LatentModule):
         self.head.start(float(pca.variance.sqrt()))
         if self.top_down:
             self.encoder.net.start(inward, -pca.inward @ shift)
-            self._start_top_down(pca.spread)
+            starts = top_down_start(self.latents, pca.spread, self.features)
+            for net, start in zip(self.infer, starts):
+                net.start(*start)  # type: ignore
         else:
             bias = torch.cat([-pca.inward @ shift, pca.spread.log()])
             self.encoder.net.start(inward, bias)
@@ -226,52 +227,14 @@ class HierarchicalModule(LatentModule):
         self.prior.initialise(self.chain(target, prepared, noise)[-1][1], prepared.context)
 
     def _start_links(self) -> None:
-        """Each latent starts as _LINK times its neighbour plus noise, so that all have variance
-        one, as in a diffusion.
-        """
         links = list(zip(self.down, pairwise(self.latents)))
         if not self.top_down:
             links += [(n, (b, a)) for n, (a, b) in zip(self.infer, pairwise(self.latents))]
         for net, (out, size) in links:
-            linked = _linked(out, size)
-            net.start(_diagonal(linked, out, size), _spread(1 - linked**2))  # type: ignore
-
-    def _start_top_down(self, spread: Tensor) -> None:
-        """q(z_t | z_{t+1}, x) of Gaussian latents, whose z_1 given x has these deviations and the
-        means that the encoder says first.
-        """
-        to_first = torch.ones_like(spread)  # correlation of z_t with z_1
-        for net, here, above in zip(self.infer, self.latents, (*self.latents[1:], 0)):
-            first = min(len(to_first), here)
-            to_first = pad(to_first[:first], (0, here - first))
-            noise = pad(spread[:first], (0, here - first), value=1.0)
-            alone = 1 - to_first**2 * (1 - noise**2)  # variance of z_t given x
-            linked = _linked(here, above).to(spread)
-            precision = 1 / alone + linked**2 / (1 - linked**2)
-            from_x = _diagonal(to_first / alone / precision, here, self.features)
-            from_above = _diagonal(linked / (1 - linked**2) / precision, here, above)
-            net.start(torch.cat([from_x, from_above], 1), _spread(1 / precision))  # type: ignore
-            to_first = to_first * linked
+            net.start(*link_start(out, size))  # type: ignore
 
 
 def _link(raw: Tensor, noise: Tensor) -> Link:
     """The Gaussian of a network's output, and its draw."""
     q = diagonal(raw)
     return q, q.loc + q.scale * noise
-
-
-def _linked(here: int, above: int) -> Tensor:
-    """Correlations (here,) of the numbers of z_t with those of z_{t+1}, at the start."""
-    return (torch.arange(here) < above).float() * _LINK
-
-
-def _diagonal(values: Tensor, rows: int, columns: int) -> Tensor:
-    """A matrix (rows, columns) with these values on its diagonal, as far as it goes."""
-    out = values.new_zeros(rows, columns)
-    out.diagonal().copy_(values[: min(rows, columns)])
-    return out
-
-
-def _spread(variance: Tensor) -> Tensor:
-    """A bias for means 0 and these variances."""
-    return torch.cat([torch.zeros_like(variance), 0.5 * variance.log()])

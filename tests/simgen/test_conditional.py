@@ -235,3 +235,11 @@ def test_independent_events(tmp_path):
     torch.testing.assert_close(total, single, rtol=1e-4, atol=1e-4)
     truth = torch.distributions.Normal(0.3, 0.5).log_prob(events).sum()
     assert abs(float(total - truth)) < 0.5
+
+
+def test_no_observations_give_no_draws(posterior):
+    q = posterior(np.zeros((0, 2)))
+    assert q.batch_shape == (0,)
+    assert q.sample((3,)).shape == (3, 0, 2)
+    assert q.log_prob(torch.zeros(3, 0, 2)).shape == (3, 0)
+    assert posterior(np.zeros((4, 2))).sample((0,)).shape == (0, 4, 2)
