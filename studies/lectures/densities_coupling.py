@@ -16,7 +16,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Change", "change", "main"]
+__all__ = ["main"]
 
 import argparse
 import json
@@ -24,117 +24,24 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.colors import PowerNorm
-from numpy import ndarray as Array
-from torch import Tensor
 
 import simgen
 from simgen.plots.style import COLOURS, new_figure, styled
 
+from .densities_change import SQUARE, Change, centres, change, jacobian
 from .densities_targets import Fork
 
 STEM = Path(__file__).with_suffix("")
 ROWS, HELD_OUT = 10_000, 10_000
-SQUARE = 2.5  # the grid of the base space is drawn on [-2.5, 2.5]^2
-WINDOW = ((-6.0, 6.0), (-20.0, 20.0))  # of x_1 and x_2: what lies outside is below 1e-5
-VIEW = ((-3.0, 3.0), (-4.0, 5.5))  # what is drawn of it
+VIEW = ((-3.0, 3.0), (-4.0, 5.5))  # of x_1 and x_2
 LAYERS = {"affine": "coupling", "spline": "spline-coupling"}
-
-
-@dataclass(frozen=True)
-class Change:
-    """What a map does to the base density, in numbers.
-
-    Attributes:
-        integral: Of p(x) over the window; one.
-        identity: Largest |log p(x) - log p(z) + log |det J|| on the grid, J by differentiation.
-        triangle: Largest |dx_1 / dz_2| there; zero.
-        volume: Integral of |det J| over the square of the base space.
-        area: Of the square's image, by its outline.
-        log_likelihood: Held-out, in nats, and its standard error.
-        gap: Of the held-out log-likelihood to that of the true density, in nats.
-    """
-
-    integral: float
-    identity: float
-    triangle: float
-    volume: float
-    area: float
-    log_likelihood: float
-    error: float
-    gap: float
-
-
-def centres(box: tuple[tuple[float, float], ...], counts: tuple[int, int]) -> Tensor:
-    """Cell centres (n_1, n_2, 2) of a box."""
-    axes = [
-        low + (high - low) * (torch.arange(n, dtype=torch.float64) + 0.5) / n
-        for (low, high), n in zip(box, counts)
-    ]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).float()
-
-
-def jacobian(q: Any, z: Tensor) -> tuple[Tensor, Tensor]:
-    """x (..., 2) of z (..., 2), and dx_i / dz_j (..., 2, 2), by automatic differentiation."""
-    z = z.detach().requires_grad_()
-    x = q.transport(z)
-    rows = [torch.autograd.grad(x[..., i].sum(), z, retain_graph=True)[0] for i in range(2)]
-    return x.detach(), torch.stack(rows, -2)
-
-
-def outline(n: int = 4_000) -> Tensor:
-    """Points (n, 2) round the square of the base space."""
-    t = torch.arange(n) * 4 / n
-    legs = torch.stack((t, t - 1), -1).remainder(4)  # a corner each whole number
-    legs = torch.where(legs < 2, legs.clamp(max=1), 3 - legs.clamp(min=2)).clamp(0, 1)
-    return SQUARE * (2 * legs - 1)
-
-
-def polygon_area(points: Array) -> float:
-    """Of a polygon (n, 2), by the shoelace formula."""
-    x, y = points.astype(float).T
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
-
-
-def integral(q: Any, counts: tuple[int, int] = (600, 1200)) -> float:
-    """Of p(x) over the window, by the midpoint rule."""
-    (a, b), (c, d) = WINDOW
-    density = q.log_prob(centres(WINDOW, counts)).double().exp()
-    return float(density.mean()) * (b - a) * (d - c)
-
-
-def change(q: Any, held_out: Array, exact: Array) -> Change:
-    """Measures a distribution with a transport of two numbers of noise.
-
-    Arguments:
-        q: The distribution.
-        held_out: Rows of the true density (n, 2).
-        exact: log p of these rows (n,).
-    """
-    z = centres(((-SQUARE, SQUARE),) * 2, (250, 4_000))  # fine where the branches part
-    x, slopes = jacobian(q, z)
-    log_det = torch.linalg.det(slopes.double()).abs().log()
-    base = -0.5 * z.double().square().sum(-1) - math.log(2 * math.pi)
-    with torch.no_grad():
-        image = q.transport(outline()).numpy()
-        log_q = q.log_prob(torch.from_numpy(held_out).float()).double().numpy()
-        identity = (q.log_prob(x).double() - base + log_det).abs().max()
-    return Change(
-        integral=integral(q),
-        identity=float(identity),
-        triangle=float(slopes[..., 0, 1].abs().max()),
-        volume=float(log_det.exp().mean()) * (2 * SQUARE) ** 2,
-        area=polygon_area(image),
-        log_likelihood=float(log_q.mean()),
-        error=float(log_q.std() / math.sqrt(len(log_q))),
-        gap=float((exact - log_q).mean()),
-    )
 
 
 @styled
@@ -170,8 +77,8 @@ def draw(layers: dict[str, Any], target: Fork, path: Path) -> None:
         for axis in row[1:]:
             axis.set(xlabel="$x_1$", ylabel="$x_2$", xlim=VIEW[0], ylim=VIEW[1])
         figure.colorbar(mesh, ax=row[:2], label=r"$\log\,|\det J_g|$", pad=0.01, extend="both")
-    titles = ("base space: level lines of $p(z)$", "their images under $x = g(z)$")
-    titles = (*titles, "$p(x)$; contours: the target")
+    titles = ["base space: level lines of $p(z)$", "their images under $x = g(z)$"]
+    titles += ["$p(x)$; contours: the target"]
     for axis, title in zip(axes[0], titles):
         axis.set_title(title)
     figure.savefig(path)
@@ -181,8 +88,8 @@ def table(results: dict[str, Change], limits: tuple[float, float], command: str)
     """The result in Markdown."""
     exact, gaussian = limits
     size = f"[-{SQUARE}, {SQUARE}]²"
-    heads = ("integral of p(x)", "log p(x) − log p(z) + log det J", "∂x₁/∂z₂")
-    heads = (*heads, "∫ det J dz", "area of the image", "held-out log-likelihood", "gap")
+    heads = ["integral of p(x)", "log p(x) - log p(z) + log det J", "∂x₁/∂z₂"]
+    heads += ["∫ det J dz", "area of the image", "held-out log-likelihood", "gap"]
     lines = [
         "# One coupling layer, drawn",
         "",
@@ -190,9 +97,9 @@ def table(results: dict[str, Change], limits: tuple[float, float], command: str)
         "",
         f"`Flow(transforms=1, linear=False, permute=False)` fitted to {ROWS:,} draws of a bent "
         "fork: x_1 ~ N(0, 1), and x_2 given x_1 a mixture of two Gaussians that part as x_1 "
-        "grows. J = dx/dz by automatic differentiation on 250 × 4,000 points of the square "
-        f"{size} of the base space; the largest deviation is given. The area of the square's image "
-        "is the integral of det J, and what its outline encloses. Log-likelihood in nats of "
+        "grows. J = dx/dz by automatic differentiation on 250 by 4,000 points of the square "
+        f"{size} of the base space; the largest deviation is given. The square's image has the "
+        "area that its outline encloses: the integral of det J. Log-likelihood in nats of "
         f"{HELD_OUT:,} fresh rows: the true density has {exact:.4f}, the best one whose "
         f"p(x_2 | x_1) is Gaussian {gaussian:.4f} (a gap of {exact - gaussian:.4f}).",
         "",
@@ -200,9 +107,9 @@ def table(results: dict[str, Change], limits: tuple[float, float], command: str)
         "| --- |" + " ---: |" * len(heads),
     ]
     for name, r in results.items():
-        cells = (f"{r.integral:.5f}", f"{r.identity:.1e}", f"{r.triangle:.0f}")
-        cells = (*cells, f"{r.volume:.3f}", f"{r.area:.3f}")
-        cells = (*cells, f"{r.log_likelihood:.4f} ± {r.error:.4f}", f"{r.gap:.4f}")
+        cells = [f"{r.integral:.5f}", f"{r.identity:.1e}", f"{r.triangle:.0f}"]
+        cells += [f"{r.volume:.3f}", f"{r.area:.3f}"]
+        cells += [f"{r.log_likelihood:.4f} ± {r.error:.4f}", f"{r.gap:.4f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"![one coupling layer]({STEM.name}.png)", ""])
 
