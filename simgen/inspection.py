@@ -174,7 +174,7 @@ def _checkpoint(path: Path, header: Mapping[str, Any]) -> Section:
         ("dataset", f"{identity['dataset']}, {identity['rows']} rows"),
         ("seed", str(identity["seed"])),
         ("reached", f"step {header['step']}, {len(history['epoch'])} epochs"),
-        ("held-out loss", f"{header['best_loss']:.4f} nats"),
+        ("held-out loss", ", ".join(f"{loss:.4f}" for loss in header["best_loss"])),
         ("time so far", f"{header['elapsed']:.1f} s"),
     ]
     return Section(f"checkpoint of a fit {path}", FACTS, facts)

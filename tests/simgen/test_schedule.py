@@ -2,7 +2,7 @@
 
 import pytest
 
-from simgen.schedule import Schedule, default_schedule
+from simgen.schedule import Schedule, default_schedule, image_schedule
 
 
 def test_rule_follows_rows_and_columns():
@@ -26,3 +26,14 @@ def test_rate_warms_up_and_decays():
 def test_bad_settings():
     with pytest.raises(ValueError, match="batch_size must be positive"):
         Schedule(0, 1e-3, 10, 3)
+
+
+def test_images_take_as_many_steps_of_smaller_batches():
+    plan = image_schedule(9_000)
+    assert plan.batch_size == 64 and 3_500 < plan.max_epochs * 9_000 / 64 < 4_500
+    assert image_schedule(900_000).max_epochs == 10
+
+
+def test_the_rate_falls_with_the_columns():
+    rates = [default_schedule(9_000, d).learning_rate for d in (1, 5, 8, 10, 50)]
+    assert rates == pytest.approx([4e-3, 4e-3, 4e-3 * 25 / 64, 1e-3, 1e-3])
