@@ -66,8 +66,8 @@ def table(results: dict[str, Any], about: dict[str, Any]) -> str:
         f"`{about['command']}` ({about['versions']}; {about['threads']} threads)",
         "",
         f"p(map | Omega_m, sigma_8, w_0) of noise-free lognormal convergence maps of "
-        f"{about['pixels']} by {about['pixels']} pixels over {about['side']} degrees, learned from "
-        f"{about['simulations']:,} simulations by each family with its default settings "
+        f"{about['pixels']} by {about['pixels']} pixels over {about['side']} degrees, learned "
+        f"from {about['simulations']:,} simulations by each family with its default settings "
         f"(periodic edges), stopped after {about['budget']}. Each is judged by "
         f"{about['held_out']:,} maps at the parameters of as many held-out simulations: root mean "
         "square relative deviation of a summary's bins, the chance part taken out, with its "
