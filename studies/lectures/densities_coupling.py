@@ -84,7 +84,7 @@ def draw(layers: dict[str, Any], target: Fork, path: Path) -> None:
     figure.savefig(path)
 
 
-def table(results: dict[str, Change], limits: tuple[float, float], command: str) -> str:
+def table(results: dict[str, Change], limits: tuple[float, float], about: dict[str, Any]) -> str:
     """The result in Markdown."""
     exact, gaussian = limits
     size = f"[-{SQUARE}, {SQUARE}]²"
@@ -93,7 +93,7 @@ def table(results: dict[str, Change], limits: tuple[float, float], command: str)
     lines = [
         "# One coupling layer, drawn",
         "",
-        f"`{command}` (torch {torch.__version__})",
+        f"`{about['command']}` (torch {torch.__version__}, {about['cpu_s']:.0f} CPU seconds)",
         "",
         f"`Flow(transforms=1, linear=False, permute=False)` fitted to {ROWS:,} draws of a bent "
         "fork: x_1 ~ N(0, 1), and x_2 given x_1 a mixture of two Gaussians that part as x_1 "
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--seed", type=int, default=0)
     seed = options.parse_args(arguments).seed
     torch.set_num_threads(1)
-    target, start = Fork(), time.perf_counter()
+    target, start = Fork(), time.process_time()
     held_out = target.sample(HELD_OUT, seed + 1)
     exact = target.log_prob(held_out)
     layers, results = {}, {}
@@ -132,16 +132,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             results[name] = change(layers[name], held_out, exact)
             print(name, results[name], flush=True)
     limits = float(exact.mean()), float(target.best_gaussian(held_out).mean())
-    command = f"python -m studies.lectures coupling-layer --seed {seed}"
     draw(layers, target, STEM.with_suffix(".png"))
+    about = {
+        "command": f"python -m studies.lectures coupling-layer --seed {seed}",
+        "cpu_s": round(time.process_time() - start, 1),
+    }
     numbers = {
-        "command": command,
-        "seconds": round(time.perf_counter() - start, 1),
+        **about,
         "exact_log_likelihood": limits[0],
         "gaussian_log_likelihood": limits[1],
         "results": {name: asdict(r) for name, r in results.items()},
     }
     STEM.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n")
-    text = table(results, limits, command)
+    text = table(results, limits, about)
     STEM.with_suffix(".md").write_text(text)
     print(text)
