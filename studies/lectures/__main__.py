@@ -11,6 +11,7 @@ EXAMPLES = {
     "digits-vae": "digits_vae",
     "digits-hierarchical": "digits_hierarchical",
     "digits-superresolution": "digits_superresolution",
+    "digits-diffusion": "digits_diffusion",
     "coupling-layer": "densities_coupling",
     "multimodal": "densities_multimodal",
     "evidence-dimension": "densities_evidence",
