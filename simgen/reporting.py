@@ -20,6 +20,7 @@ import numpy as np
 
 from . import __version__, plots
 from .page import Page, html_label, number
+from .pictures import show_rows
 from .prediction import check_predictions
 from .samples import Samples
 
@@ -73,6 +74,8 @@ def report(
     )
     missing: list[str] = []
     _simulated(page, conditional, simulator, dataset, missing)
+    if simulator is not None:
+        show_rows(page, conditional, simulator, seed, missing)
     _trained(page, conditional, missing)
     _checked(page, _verdict(conditional, verdict), missing)
     if observation is None:

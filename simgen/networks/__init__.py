@@ -6,6 +6,8 @@ from .convolutional import ConvEncoder
 from .embedding_time import SinusoidalEmbedding
 from .film import FiLMMLP
 from .mlp import MLP, ResMLP
+from .score import Regression, ScoreSummary
+from .power_spectrum import PowerSpectrum
 from .series import SeriesEncoder
 from .sets import SetEncoder
 from .tokens import TokenTransformer
@@ -17,7 +19,10 @@ __all__ = [
     "Configured",
     "ConvEncoder",
     "FiLMMLP",
+    "PowerSpectrum",
+    "Regression",
     "ResMLP",
+    "ScoreSummary",
     "SelfAttention",
     "SeriesEncoder",
     "SetEncoder",

@@ -11,6 +11,7 @@ __all__ = [
     "corner",
     "image_predictive",
     "loss_curves",
+    "picture_rows",
     "posterior_predictive",
     "set_predictive",
     "tex",
@@ -20,6 +21,7 @@ __all__ = [
 
 from .curves import loss_curves, verdict_figure
 from .marginals import corner
+from .pictures import picture_rows
 from .predictive import (
     image_predictive,
     posterior_predictive,

@@ -114,7 +114,7 @@ def test_the_bound_tightens_with_its_draws_towards_the_evidence():
     module, x = perturbed()
     x = x[:100]
     exact = pca(module).log_evidence(x).mean().detach()
-    draws = [1, 4, 16, 64, 1024]
+    draws = [1, 4, 16, 64, 512]
     with torch.no_grad():
         short = torch.tensor(
             [
@@ -205,7 +205,7 @@ def test_a_multimodal_posterior_by_its_flow_prior():
     x = torch.randn(4_000, 1).sign() * c + 0.1 * torch.randn(4_000, 1)
     module = VAE(width=32, blocks=1).build(Field((1,)), {"context": Field((1,))})
     module.initialise(x, (c, None))
-    train(module, x, (c, None), steps=400, rate=3e-3)
+    train(module, x, (c, None), steps=300, rate=4e-3)
     ends = torch.tensor([[0.6], [1.4]])
     with torch.no_grad():
         draws = module.transport(torch.randn(4_000, 2, *module.noise_shape), (ends, None))[..., 0]
