@@ -300,19 +300,11 @@ def simulators_() -> None:
     """List the built-in simulators."""
     import simulators
 
+    from .catalogue import entry
     from .inspection import Section
 
-    rows = []
-    for name, preset in simulators.PRESETS.items():
-        try:
-            made = simulators.get(name)
-            names = ", ".join(made.names)
-            shapes = ", ".join(f"{k} {f.shape}" for k, f in made.fields.items())
-        except ValueError:  # it needs data of the user's
-            names, shapes = "", "by the data"
-        settings = ", ".join(f"{k}={v}" for k, v in preset.arguments.items())
-        rows.append((name, preset.description, names, shapes, settings))
-    header = ("name", "what", "parameters", "fields", "settings")
+    header = ("name", "what", "parameters", "x", "also recorded", "exact")
+    rows = [(name, *entry(name, preset)) for name, preset in simulators.PRESETS.items()]
     show([Section("built-in simulators: simgen simulate NAME", header, rows)])
 
 

@@ -93,6 +93,13 @@ class Simulator:
         return () if self.prior is None else tuple(self.prior.names)
 
     @property
+    def answers(self) -> tuple[str, ...]:
+        """What the instance answers without learning: the methods `log_likelihood(x, theta)` and
+        `exact_posterior(x)`, where it has them.
+        """
+        return tuple(m for m in ("log_likelihood", "exact_posterior") if hasattr(self, m))
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments that the instance keeps as attributes, as JSON values."""
         arguments = inspect.signature(type(self).__init__).parameters
