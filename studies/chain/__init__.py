@@ -1,0 +1,1 @@
+"""A learned density of molecular configurations, judged by the exact one."""
