@@ -19,13 +19,11 @@ __all__ = ["GridDecoder", "GridEncoder", "coarse_size", "default_depth"]
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 from torch import Tensor, nn
 
 from .base import Configured
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+from .unet import convolution, group_norm
 
 
 def default_depth(size: Sequence[int]) -> int:
@@ -43,19 +41,6 @@ def _widths(width: int, depth: int) -> list[int]:
     return [width * min(2**i, 4) for i in range(depth + 1)]
 
 
-def _convolution(axes: int, a: int, b: int, periodic: bool, stride: int = 1) -> nn.Module:
-    if not 1 <= axes <= 3:
-        raise ValueError(f"an image has 1, 2 or 3 spatial axes; got {axes}")
-    make: Any = _CONVOLUTIONS[axes - 1]
-    mode = "circular" if periodic else "zeros"
-    return make(a, b, 3, stride, padding=1, padding_mode=mode)
-
-
-def _groups(width: int) -> int:
-    """At most 8 groups, of at least 4 channels: one alone has nothing to be compared with."""
-    return next(g for g in (8, 4, 2, 1) if width % g == 0 and (width >= 4 * g or g == 1))
-
-
 class _Block(nn.Module):
     """h + conv(SiLU(norm(conv(SiLU(norm(h)))))), the second norm scaled and shifted by the
     context.
@@ -64,12 +49,12 @@ class _Block(nn.Module):
     def __init__(self, axes: int, width: int, context: int, periodic: bool) -> None:
         super().__init__()
         self.first = nn.Sequential(
-            nn.GroupNorm(_groups(width), width),
+            group_norm(width),
             nn.SiLU(),
-            _convolution(axes, width, width, periodic),
+            convolution(axes, width, width, periodic),
         )
-        self.norm = nn.GroupNorm(_groups(width), width)
-        self.last = nn.Sequential(nn.SiLU(), _convolution(axes, width, width, periodic))
+        self.norm = group_norm(width)
+        self.last = nn.Sequential(nn.SiLU(), convolution(axes, width, width, periodic))
         self.film = nn.Linear(context, 2 * width) if context else None
 
     def forward(self, h: Tensor, context: Tensor | None) -> Tensor:
@@ -94,6 +79,9 @@ class GridEncoder(Configured):
         axes: Spatial axes, 1 to 3.
         context: Length of the context vector; 0 for none.
         periodic: Whether the grid's edges meet.
+
+    Raises:
+        ValueError: If there are more than three axes, or none.
     """
 
     def __init__(
@@ -108,17 +96,19 @@ class GridEncoder(Configured):
         periodic: bool = False,
     ) -> None:
         super().__init__()
+        if axes not in (1, 2, 3):
+            raise ValueError(f"an image has 1, 2 or 3 spatial axes; got {axes}")
         widths = _widths(width, depth)
         self.widths = widths
-        self.first = _convolution(axes, channels, width, periodic)
+        self.first = convolution(axes, channels, width, periodic)
         self.blocks = nn.ModuleList(
             nn.ModuleList(_Block(axes, w, context, periodic) for _ in range(blocks))
             for w in widths
         )
         self.down = nn.ModuleList(
-            _convolution(axes, a, b, periodic, stride=2) for a, b in pairwise(widths)
+            convolution(axes, a, b, periodic, stride=2) for a, b in pairwise(widths)
         )
-        self.last = _convolution(axes, widths[-1], out, periodic)
+        self.last = convolution(axes, widths[-1], out, periodic)
 
     def levels(self, x: Tensor, context: Tensor | None = None) -> list[Tensor]:
         """Features of images (n, channels, *size) at every level, finest first; level i has
@@ -152,6 +142,9 @@ class GridDecoder(Configured):
         skip: Whether features of another image, of a `GridEncoder` of the same width and depth,
             are added at every level.
         periodic: Whether the grid's edges meet.
+
+    Raises:
+        ValueError: If there are more than three sides, or none.
     """
 
     def __init__(
@@ -168,17 +161,19 @@ class GridDecoder(Configured):
     ) -> None:
         super().__init__()
         axes, widths = len(size), _widths(width, depth)[::-1]
+        if axes not in (1, 2, 3):
+            raise ValueError(f"an image has 1, 2 or 3 spatial axes; got {axes}")
         self.sides = [coarse_size(size, i) for i in reversed(range(depth))]
-        self.first = _convolution(axes, channels, widths[0], periodic)
+        self.first = convolution(axes, channels, widths[0], periodic)
         self.blocks = nn.ModuleList(
             nn.ModuleList(_Block(axes, w, context, periodic) for _ in range(blocks))
             for w in widths
         )
-        self.up = nn.ModuleList(_convolution(axes, a, b, periodic) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(convolution(axes, a, b, periodic) for a, b in pairwise(widths))
         self.skips = nn.ModuleList(
-            _CONVOLUTIONS[axes - 1](w, w, 1) for w in (widths if skip else [])
+            convolution(axes, w, w, size=1) for w in (widths if skip else [])
         )
-        self.last = _convolution(axes, width, out, periodic)
+        self.last = convolution(axes, width, out, periodic)
 
     def forward(
         self,

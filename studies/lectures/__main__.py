@@ -12,6 +12,7 @@ EXAMPLES = {
     "digits-hierarchical": "digits_hierarchical",
     "digits-superresolution": "digits_superresolution",
     "digits-diffusion": "digits_diffusion",
+    "digits-guidance": "digits_guidance",
     "digits-latent": "digits_latent",
     "coupling-layer": "densities_coupling",
     "multimodal": "densities_multimodal",

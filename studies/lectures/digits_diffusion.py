@@ -30,46 +30,43 @@ from simgen.plots.style import new_figure, styled
 from .digits import digits, pixels, spread, spread_rows
 from .digits_bounds import mean
 from .digits_chains import Watched, first_noise, forward, solve, standardised
-from .digits_judge import Judge
+from .digits_judge import Judge, apart
 from .digits_page import Page, ink, show, table
 
 FAMILY = simgen.Diffusion(hidden=32)
 EPOCHS = 45
-SOLVERS = {"dpm++": (8, 16, 32), "heun": (32,), "ddim": (16, 32), "ddpm": (32, 128)}
+SOLVERS = {"adams": (8, 16, 32), "dpm++": (16,), "heun": (32,), "ddim": (32,), "ddpm": (32, 128)}
 TIMES = torch.linspace(0.05, 1.0, 12, dtype=torch.float64)
+UP = [f"{t:.2f}" for t in (0.0, *TIMES.tolist())]
 DENSITY_ROWS = 64
-
-
-def apart(x: Tensor) -> float:
-    """Mean distance of different rows (n, ...)."""
-    distances = torch.cdist(x.flatten(1), x.flatten(1))
-    return float(distances.sum() / (len(x) * (len(x) - 1)))
 
 
 @styled
 def draw_chains(ahead: Tensor, back: Watched, end: Tensor) -> Any:
     """The forward chain, and the reverse chain with its denoised means below."""
-    figure = new_figure(11.0, 2.9)
+    figure: Any = new_figure(11.0, 2.9)
     at = back.nearest(TIMES.flip(0))
     rows = {
-        "forward $x_t$": ahead[:, 0],
-        "reverse $x_t$": torch.stack([*(back.states[i][0] for i in at), end[0]]),
-        r"$E[x_0\,|\,x_t]$": torch.stack([*(back.means[i][0] for i in at), end[0]]),
+        "forward $x_t$": (ahead[:, 0], UP),
+        "reverse $x_t$": (torch.stack([*(back.states[i][0] for i in at), end[0]]), UP[::-1]),
+        r"$E[x_0\,|\,x_t]$": (torch.stack([*(back.means[i][0] for i in at), end[0]]), ()),
     }
-    for axes, (name, images) in zip(figure.subplots(len(rows), 1), rows.items()):
-        show(axes, ink(images), len(images), label=name)
+    for axes, (name, (images, times)) in zip(figure.subplots(len(rows), 1), rows.items()):
+        show(axes, ink(images), len(images), label=name, heads=[f"$t = {t}$" for t in times])
     return figure
 
 
 @styled
 def draw_paths(paths: dict[str, Watched], ends: dict[str, Tensor], chosen: int) -> Any:
     """Paths from one noise, and the ends of many."""
-    figure = new_figure(11.0, 1.0 + 0.62 * len(paths))
+    figure: Any = new_figure(11.0, 1.0 + 0.62 * len(paths))
     left, right = figure.subfigures(1, 2, width_ratios=(7.5, 4.2))
+    heads = UP[::-1]
     for axes, (name, path) in zip(left.subplots(len(paths), 1), paths.items()):
         at = path.nearest(TIMES.flip(0))
         images = torch.stack([*(path.states[i][chosen] for i in at), ends[name][chosen]])
-        show(axes, ink(images), len(images), label=name)
+        show(axes, ink(images), len(images), "$t$" if heads else "", name, heads)
+        heads = []
     panels = right.subplots(len(paths), 1)
     for axes, end in zip(panels, ends.values()):
         show(axes, ink(end[:8]), 8)
@@ -109,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     between = (stochastic[0] - stochastic[1]).flatten(1).norm(dim=1).mean()
     memory = {
         "same noise": float(between),
-        "other noise": apart(stochastic[0]),
+        "other noise": apart(stochastic[0].numpy()),
         "flow and stochastic": float(
             (ends["probability flow"] - stochastic[0]).flatten(1).norm(dim=1).mean()
         ),
@@ -144,8 +141,8 @@ def page_lines(
     return [
         f"`Diffusion(hidden={FAMILY.hidden})`, a U-Net and the process vp-cosine, {EPOCHS} epochs "
         f"of {len(judge.rows['x']):,} images. 500 draws of each solver from the same noise, "
-        "judged as on the page of the [variational auto-encoders](digits_vae.md): training images have "  # noqa: E501
-        f"the energy distance {chance.cells[0]}, of held-out images {chance.cells[2]} are in "
+        "judged as on the page of the [variational auto-encoders](digits_vae.md): training images "
+        f"have the energy distance {chance.cells[0]}, of held-out images {chance.cells[2]} are in "
         "doubt. By the probability flow, the log-density of "
         f"{DENSITY_ROWS} held-out images (spread over their unit cells) is "
         "{:.1f} ± {:.1f} nats an image.".format(*nats),

@@ -65,7 +65,7 @@ def variations(model: Conditional, shared: int, seed: int, shown: int = 4) -> Ar
 @styled
 def draw(real: Array, draws: dict[str, Array], levels: dict[str, Array]) -> Any:
     """Draws of each model, and of the hierarchy with its upper latents held."""
-    figure = new_figure(11.0, 4.6)
+    figure: Any = new_figure(11.0, 4.6)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.35, 1))
     rows = top.subplots(1 + len(draws), 1)
     show(rows[0], real, 24, label="real")
@@ -112,8 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chance = judge.chance()
     lines = [
         f"Bounds of log P(x) of {len(test['x'])} held-out images in nats an image, and 1,000 "
-        "draws judged, as on the page of the [variational auto-encoders](digits_vae.md); the difference "  # noqa: E501
-        "is that of the same images. Inference from the top down unless said. Training images "
+        "draws judged, as on the page of the [variational auto-encoders](digits_vae.md); the "
+        "difference is that of the same images. Inference from the top down unless said. Training "
+        "images "
         f"have the energy distance {chance.cells[0]}, of held-out images {chance.cells[2]} are in "
         "doubt.",
         "",

@@ -11,7 +11,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Judge", "Judgement", "energy_distance"]
+__all__ = ["Judge", "Judgement", "apart", "energy_distance"]
 
 from dataclasses import dataclass, replace
 
@@ -22,12 +22,19 @@ from numpy import ndarray as Array
 from simgen import Dataset
 
 
+def apart(x: Array) -> float:
+    """E |x - x'|: mean distance of different rows (n, ...)."""
+    return float(_distances(x, x).sum() / (len(x) * (len(x) - 1)))
+
+
 def energy_distance(x: Array, y: Array) -> float:
     """E^2 of rows x (n, ...) and y (m, ...), grey levels."""
+    return 2 * float(_distances(x, y).mean()) - apart(x) - apart(y)
+
+
+def _distances(x: Array, y: Array) -> torch.Tensor:
     a, b = (torch.from_numpy(np.reshape(v, (len(v), -1))).double() for v in (x, y))
-    n, m = len(a), len(b)
-    within = torch.cdist(a, a).sum() / (n * (n - 1)) + torch.cdist(b, b).sum() / (m * (m - 1))
-    return float(2 * torch.cdist(a, b).mean() - within)
+    return torch.cdist(a, b)
 
 
 @dataclass(frozen=True)

@@ -120,8 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"epochs of {len(judge.rows['x']):,} images, the default solver. {DRAWS:,} draws at once, "
         "seconds of one core; held-out images through encoder and decoder, root mean square "
         "difference in grey levels of 0 to 16. Draws judged as on the page of the [diffusion "
-        f"model](digits_diffusion.md): training images have the energy distance {chance.cells[0]}, "  # noqa: E501
-        f"of held-out images {chance.cells[2]} are in doubt.",
+        "model](digits_diffusion.md): training images have the energy distance "
+        f"{chance.cells[0]}, of held-out images {chance.cells[2]} are in doubt.",
         "",
         *table((*HEADS, *judge.HEADS), rows),
         "",

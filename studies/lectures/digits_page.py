@@ -91,10 +91,35 @@ def mosaic(images: Array, columns: int, gap: int = 1) -> Array:
     return out
 
 
-def show(axes: Axes, images: Array, columns: int, title: str = "", label: str = "") -> None:
-    """Draws images (n, 8, 8) as a mosaic, ink on paper."""
-    axes.imshow(mosaic(images, columns), cmap="gray_r", vmin=0, vmax=WHITE, aspect="equal")
-    axes.set(xticks=[], yticks=[])
+def show(
+    axes: Axes,
+    images: Array,
+    columns: int,
+    title: str = "",
+    label: str = "",
+    heads: Sequence[str] = (),
+    sides: Sequence[str] = (),
+) -> None:
+    """Draws images (n, 8, 8) as a mosaic, ink on paper.
+
+    Arguments:
+        axes: Where.
+        images: The images.
+        columns: In a row.
+        title: Above all.
+        label: To the left of all.
+        heads: Above the columns, evenly spread.
+        sides: To the left of the rows.
+    """
+    picture = mosaic(images, columns)
+    axes.imshow(picture, cmap="gray_r", vmin=0, vmax=WHITE, aspect="equal")
+    for axis, names, length in (
+        (axes.xaxis, heads, picture.shape[1]),
+        (axes.yaxis, sides, picture.shape[0]),
+    ):
+        step = (length + 1) / max(len(names), 1)  # a gap between images, and none after the last
+        axis.set_ticks([(i + 0.5) * step - 1 for i in range(len(names))], names)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     if title:
         axes.set_title(title)

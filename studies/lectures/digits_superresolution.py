@@ -98,7 +98,7 @@ def rank(q: Distribution, draws: Tensor, truth: Tensor) -> Array:
 @styled
 def draw(rows: dict[str, Array], ranks: dict[str, Array]) -> Any:
     """Images (n, k, 8, 8) by column, and how often the truth is in a region of high density."""
-    figure = new_figure(11.0, 5.4)
+    figure: Any = new_figure(11.0, 5.4)
     left, right = figure.subfigures(1, 2, width_ratios=(7.4, 3.4))
     panels = left.subplots(1, len(rows), width_ratios=[9 * v.shape[1] - 1 for v in rows.values()])
     for axes, (name, images) in zip(panels, rows.items()):

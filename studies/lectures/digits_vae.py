@@ -33,7 +33,7 @@ from .digits_page import Page, show, table
 
 LATENTS, BETAS = (2, 5, 10, 20), (0.1, 1.0, 4.0)
 RATE = 4e-3
-SIDE = 20  # images along the manifold
+SIDE = 15  # images along the manifold
 
 
 def learn(latent: int, beta: float, dataset: simgen.Dataset, seed: int) -> Conditional:
@@ -74,7 +74,7 @@ def draw_latents(
     real: Array, draws: dict[int, Array], plane: Array, found: dict[str, dict[int, Bounds]]
 ) -> Any:
     """Draws of each model, the manifold, and the bounds against the latent's length."""
-    figure = new_figure(12.0, 5.0)
+    figure: Any = new_figure(12.0, 5.0)
     left, middle, right = figure.subfigures(1, 3, width_ratios=(4.4, 4.4, 3.4))
     rows = left.subplots(1 + len(draws), 1)
     show(rows[0], real, 12, label="real")
@@ -102,7 +102,7 @@ def draw_betas(spaces: dict[float, tuple[Array, Array]], classes: Array) -> Any:
     """The latent plane of each beta, coloured by digit, and the prior's 95 % circle."""
     from matplotlib import colormaps
 
-    figure = new_figure(11.0, 3.9)
+    figure: Any = new_figure(11.0, 3.9)
     panels = figure.subplots(1, len(spaces))
     circle = np.sqrt(-2 * np.log(0.05)) * np.exp(2j * np.pi * np.linspace(0, 1, 200))
     for axes, (beta, (loc, scale)) in zip(panels, spaces.items()):
@@ -141,8 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     judged = {k: judge(v) for k, v in draws.items()}
     spaces = {b: codes(m, sides["training"]) for b, m in planes.items()}
     of_beta = {b: bounds(m, sides["held-out"], seed) for b, m in planes.items()}
-    real = pixels(torch.from_numpy(test["x"][:12]))
-    shown = {k: v[:12] for k, v in draws.items()}
+    real = pixels(torch.from_numpy(test["x"][:24]))
+    shown = {k: v[:24] for k, v in draws.items()}
     first = page.save(draw_latents(real, shown, manifold(models[2]), found))
     second = page.save(draw_betas(spaces, classes), "_beta")
     rows = [
@@ -219,8 +219,8 @@ BETA_HEADS = (
 )
 BETA_TEXT = (
     "Rms of z over the training rows, where the prior has 1; sd of q(z | x), the median; the "
-    "share of training rows whose class most of their ten neighbours in the plane of the means have. "  # noqa: E501
-    "The circle holds 95 % of the prior; the cross is the size of q."
+    "share of training rows whose class most of their ten neighbours in the plane of the means "
+    "have. The circle holds 95 % of the prior; the cross is the size of q."
 )
 
 
@@ -230,8 +230,8 @@ def text(train: int, test: int, judge: Judge) -> list[str]:
     return [
         f'`VAE(latent=k, prior="normal")` of the digits as vectors, {train:,} to train on, '
         f"learning rate {RATE}. Bounds of log P(x) of {test} held-out images of whole grey "
-        "levels, in nats an image; 64 ln 17 = 181.3 nats is the cost of an image of which nothing is "  # noqa: E501
-        "known. Of 1,000 draws: the energy distance from images that were not trained on "
+        "levels, in nats an image; 64 ln 17 = 181.3 nats is the cost of an image of which nothing "
+        "is known. Of 1,000 draws: the energy distance from images that were not trained on "
         f"(training images: {real.cells[0]}), the median distance to the nearest training image "
         "over that of held-out ones (0 is a copy), and the share whose ten nearest training "
         f"images don't agree on the digit (held-out images: {real.cells[2]}).",
