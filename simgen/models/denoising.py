@@ -37,18 +37,17 @@ class DenoisingNetwork(nn.Module):
         given: Fields "context" and "map", or none.
     """
 
+    turns = True  # the axes of a vector
+
     def __init__(self, settings: Any, target: Field, given: Mapping[str, Field]) -> None:
         super().__init__()
         self.kind = settings.parameterisation
         self.event_shape = torch.Size(target.shape if target.shape else (1,))
-        own = isinstance(settings.network, nn.Module)
-        self.network: Any = (
-            copy.deepcopy(settings.network) if own else backbone(settings, target, given)
-        )
+        self.network: Any = self.body(settings, target, given)
         context = given["context"].size if "context" in given else 0
         self.frame = None
         if target.layout == "vector" and settings.linear:
-            rotate = settings.network != "tokens"  # a token is a variable
+            rotate = self.turns and settings.network != "tokens"  # a token is a variable
             # where what is given may be withheld, the frame holds without it
             self.frame = Frame(target.size, 0 if settings.drop else context, rotate)
         self.null = nn.ParameterDict()
@@ -57,6 +56,12 @@ class DenoisingNetwork(nn.Module):
         if settings.drop and "map" in given:
             channels, *space = given["map"].shape
             self.null["map"] = nn.Parameter(torch.zeros(channels, *[1] * len(space)))
+
+    def body(self, settings: Any, target: Field, given: Mapping[str, Field]) -> nn.Module:
+        """The network itself."""
+        if isinstance(settings.network, nn.Module):
+            return copy.deepcopy(settings.network)
+        return backbone(settings, target, given)
 
     @property
     def variance(self) -> Tensor | float:

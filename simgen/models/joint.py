@@ -5,9 +5,9 @@ r"""Joint: one diffusion model of all variables, from which every conditional ca
         \Bigl| \bar m \odot \bigl( F(z_0) - F_\phi(m \odot z_0 + \bar m \odot z_t, r, m)
         \bigr) \Bigr|^2
 
-m says which variables are given, clean, and is drawn anew for each row and noise level: nothing,
-whole fields, parts of them, or any variables. So trained, the network denoises p(z_a | z_b) for
-every choice of a and b.
+m says which variables are given, clean, and is drawn anew for each row and noise level: all fields
+but the first, nothing, whole fields, parts of them, or any variables. So trained, the network
+denoises p(z_a | z_b) for every choice of a and b.
 
 References:
     | All-in-one simulation-based inference (Gloeckler et al., 2024), eq. 6 and section 3.2
@@ -20,6 +20,7 @@ __all__ = ["ConditionedModule", "JointModule", "JointNetwork"]
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -27,20 +28,35 @@ import torch
 from torch import Tensor, nn
 
 from ..field import Field
+from ..networks.masked_mlp import MaskedMLP
+from ..schedule import Schedule, default_schedule
+from .backbone import backbone
 from .base import Given, ModelDistribution
 from .denoiser import preconditioning
 from .denoising import DenoisingNetwork
-from .diffusion import Diffusion, DiffusionModule
+from .diffusion import Diffusion
+from .diffusion_module import DiffusionModule
 from .noise_levels import stratified
 from .probability_flow import EXACT, log_prob, rademacher
 
-_NOTHING, _FIELDS, _PARTS = 0.1, 0.4, 0.3  # shares of rows: the rest has any variables given
+_FIRST, _THIN = 0.5, 0.2  # shares: first field asked for, given all others; given parts of them
+_NOTHING, _FIELDS, _PARTS = 0.1, 0.4, 0.3  # of the others; the rest has any variables given
+_RATE, _DECAY = 2e-3, 1.0
 
 
 class JointNetwork(DenoisingNetwork):
     """A denoiser that is told which variables are given: the context vector is the target itself,
     (n, k) or (s, n, k), NaN where it is not given.
     """
+
+    turns = False  # what is given must stay a variable
+
+    def body(self, settings: Any, target: Field, given: Mapping[str, Field]) -> nn.Module:
+        """A residual network on all variables; with tokens, a transformer beside it."""
+        width, blocks = settings.hidden, settings.blocks
+        if settings.network != "tokens":
+            return MaskedMLP(target.size, width or 128, blocks or 4)
+        return nn.ModuleList([MaskedMLP(target.size), backbone(settings, target, given)])
 
     def mean(self, given: Given) -> Tensor:
         """Where the frame is centred, (k,)."""
@@ -50,15 +66,20 @@ class JointNetwork(DenoisingNetwork):
         """The network's output for u_t (s, n, k)."""
         values = given[0]
         if values is None:
-            return super().predict(u, alpha, sigma, given)
+            values = u.new_full(u.shape[1:], math.nan)
         known = ~values.isnan()
         scale, _, _ = preconditioning(alpha, sigma, self.variance)
         clean = self._given(values) * torch.as_tensor(self.variance, device=u.device).rsqrt()
-        x, known = torch.where(known, clean, scale * u), known.expand_as(u)
         time = (sigma / alpha).log() / 4
-        time = (time.flatten(2)[..., 0] if time.dim() else time).expand(u.shape[:2]).flatten()
-        flat, marked = x.flatten(0, 1), known.flatten(0, 1)
-        return self.network(flat, time, None, None, marked).view_as(u)
+        time = time.flatten(2)[..., 0] if time.dim() else time
+        if isinstance(self.network, MaskedMLP):
+            return self.network(scale * u, time, clean, known)
+        residual, tokens = self.network
+        known = known.expand_as(u)
+        x = torch.where(known, clean, scale * u).flatten(0, 1)
+        marked, time = known.flatten(0, 1), time.expand(u.shape[:2])
+        beside = residual(scale * u, time, clean, known)
+        return tokens(x, time.flatten(), None, None, marked).view_as(u) + beside
 
     def forward(self, u: Tensor, alpha: Tensor, sigma: Tensor, given: Given) -> Tensor:
         """E[u_0 | u_t, what is given] of u_t (s, n, k)."""
@@ -74,7 +95,7 @@ class JointModule(DiffusionModule):
     """A diffusion model of a vector whose network is told which variables are given.
 
     Arguments:
-        settings: A `Diffusion` with network="tokens".
+        settings: A `Diffusion` of network "auto", "mlp" or "tokens".
         target: Field of the vector; its names are those of the fields that columns belong to.
         given: Nothing.
     """
@@ -88,13 +109,25 @@ class JointModule(DiffusionModule):
         numbers = [i for i, (_, same) in enumerate(groupby(names)) for _ in same]
         self.register_buffer("groups", torch.tensor(numbers))
 
+    def schedule(self, rows: int) -> Schedule:
+        """5,000 steps at 9,000 rows, growing as the root of their number: every conditional has to
+        be learned.
+        """
+        plan = default_schedule(rows, self.event_shape[0])
+        steps = 5_000 * max(rows / 9_000, 0.25) ** 0.5
+        epochs = max(10, min(400, round(steps * plan.batch_size / max(rows, 1))))
+        return replace(plan, learning_rate=_RATE, max_epochs=epochs, weight_decay=_DECAY)
+
     def masks(self, rows: int) -> Tensor:
-        """Which variables are given (rows, k); one at least is not."""
+        """Which variables are given (rows, k); one at least is not. The field that is named first
+        is asked for most often.
+        """
         k, fields = self.event_shape[0], int(self.groups.max()) + 1
         device = self.groups.device
         whole = torch.rand(rows, fields, device=device) < 0.5
         single = torch.rand(rows, k, device=device) < torch.rand(rows, 1, device=device)
         kind = torch.rand(rows, 1, device=device)
+        first = torch.rand(rows, 1, device=device)
         # of whole fields, some are given and some are not
         turned = torch.randint(fields, (rows, 1), device=device)
         other = (turned + 1 + torch.randint(max(fields - 1, 1), (rows, 1), device=device)) % fields
@@ -105,6 +138,8 @@ class JointModule(DiffusionModule):
         mask = torch.where(kind < _NOTHING + _FIELDS, mask, mask & single)
         mask = torch.where(kind < _NOTHING + _FIELDS + _PARTS, mask, single)
         mask = mask & (kind >= _NOTHING)
+        others = (self.groups > 0) & (single | (first >= _FIRST * _THIN))
+        mask = torch.where(first < _FIRST, others, mask)
         free = torch.randint(k, (rows, 1), device=device)
         return mask.scatter(1, free, mask.gather(1, free) & ~mask.all(1, keepdim=True))
 

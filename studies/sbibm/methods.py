@@ -35,12 +35,15 @@ def family(model: Any) -> Method:
     return train
 
 
-def joint(dataset: Dataset, seed: int) -> Draw:
-    """The posterior out of a joint model of parameters and data, one token a variable."""
-    model = simgen.Diffusion(network="tokens")
-    both = simgen.fit("theta, x", dataset, model=model, seed=seed, progress=False)
-    posterior = both.condition("theta | x")
-    return lambda x, n: posterior(x).sample((n,)).numpy()
+def joint(model: Any) -> Method:
+    """The posterior out of a joint model of parameters and data."""
+
+    def train(dataset: Dataset, seed: int) -> Draw:
+        both = simgen.fit("theta, x", dataset, model=model, seed=seed, progress=False)
+        posterior = both.condition("theta | x")
+        return lambda x, n: posterior(x).sample((n,)).numpy()
+
+    return train
 
 
 def peer(method: str, **settings: Any) -> Method:
@@ -77,7 +80,11 @@ METHODS: dict[str, tuple[str, Method]] = {
     "ensemble": ("simgen.Ensemble(Flow(), 5)", family(simgen.Ensemble(simgen.Flow(), 5))),
     "diffusion": ("simgen.Diffusion()", family(simgen.Diffusion())),
     "vae": ("simgen.VAE()", family(simgen.VAE())),
-    "joint": ('simgen.Diffusion(network="tokens"), joint', joint),
+    "joint": ("simgen.Diffusion(), joint", joint(simgen.Diffusion())),
+    "tokens": (
+        'simgen.Diffusion(network="tokens"), joint',
+        joint(simgen.Diffusion(network="tokens")),
+    ),
     "npe": ("sbi NPE (default)", peer("NPE", density_estimator="maf")),
     "npe-nsf": ('sbi NPE ("nsf")', peer("NPE", density_estimator="nsf")),
     "fmpe": ("sbi FMPE (default)", peer("FMPE")),

@@ -23,9 +23,9 @@ def dataset(tmp_path_factory) -> Dataset:
     return Dataset.create(tmp_path_factory.mktemp("joint") / "d", theta=theta, x=x, prior=prior)
 
 
-@pytest.fixture(scope="module")
-def joint(dataset) -> Conditional:
-    model = Diffusion(network="tokens", hidden=32, blocks=2)
+@pytest.fixture(scope="module", params=["mlp", "tokens"])
+def joint(dataset, request) -> Conditional:
+    model = Diffusion(network=request.param, hidden=32, blocks=2)
     return simgen.fit(
         "theta, x", dataset, model, max_epochs=40, learning_rate=3e-3, seed=0, progress=False
     )
