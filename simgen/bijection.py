@@ -9,6 +9,7 @@ Each column maps u in R to theta by one of
     \text{above}: a + e^{m + s u}, \quad
     \text{below}: b - e^{-u}, \quad
     \text{sinh}: a + b \sinh u, \quad
+    \text{hurdle}: u / g \; (u < 0), \; b (e^u - 1) \; (u \ge 0), \\
     \text{exponential}: -\log \Phi(-u) / \lambda, \quad
     \text{circular}: a + (b - a) \left( \frac{u}{2 \pi} + \frac12 \bmod 1 \right), \quad
     \text{cdf}: F^{-1}(\Phi(u)),
@@ -195,6 +196,8 @@ def _forward(kind: str, family: str, u: Tensor, p: dict[str, Tensor]) -> Tensor:
         return p["high"] - torch.exp(-u)
     if kind == "sinh":
         return p["loc"] + p["scale"] * torch.sinh(u)
+    if kind == "hurdle":
+        return torch.where(u < 0, u / p["width"], p["scale"] * torch.expm1(u.clamp(min=0)))
     if kind == "exponential":
         return -log_ndtr(-u) / p["rate"]
     return _cdf_factor(family, p).icdf(ndtr(u.clamp(-_LIMIT, _LIMIT)))
@@ -225,6 +228,9 @@ def _backward(kind: str, family: str, theta: Tensor, p: dict[str, Tensor]) -> Te
         return -(p["high"] - theta).clamp(min=torch.finfo(torch.float64).tiny).log()
     if kind == "sinh":
         return torch.asinh((theta - p["loc"]) / p["scale"])
+    if kind == "hurdle":
+        positive = torch.log1p(theta.clamp(min=0) / p["scale"])
+        return torch.where(theta < 0, theta * p["width"], positive)
     if kind == "exponential":
         y = (theta * p["rate"]).clamp(min=torch.finfo(torch.float64).tiny)
         # u = -Phi^-1(e^-y); in the far tail by two Newton steps on log Phi(-u) = -y
@@ -255,6 +261,8 @@ def _log_slope(kind: str, family: str, u: Tensor, theta: Tensor, p: dict[str, Te
         return -u
     if kind == "sinh":
         return torch.cosh(u).log() + p["scale"].log()
+    if kind == "hurdle":
+        return torch.where(u < 0, -p["width"].log(), u + p["scale"].log())
     if kind == "exponential":
         return _normal_log_prob(u) - log_ndtr(-u) - p["rate"].log()
     return _normal_log_prob(u) - _cdf_factor(family, p).log_prob(theta)

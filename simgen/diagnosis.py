@@ -10,15 +10,18 @@ t = ∇ log p(x, z | theta) obeys
 
 for every h and every w(theta) that vanishes at the bounds of the prior: integration by parts of
 d E[h | theta] / d theta_i = E[h t_i | theta]. Many a wrong score obeys the first and not the
-second.
+second. A joint likelihood has the joint score as its gradient, and its ratios have mean one:
+
+.. math::
+    E_{\vartheta}\bigl[ p(x, z \mid \vartheta') / p(x, z \mid \vartheta) \bigr] = 1
 """
 
 from __future__ import annotations
 
-__all__ = ["Diagnosis", "Finding", "diagnose"]
+__all__ = ["Diagnosis", "Finding", "Identity", "diagnose", "score_identities"]
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +32,9 @@ from .forward import ROW, Simulator, stream
 
 LIMIT = 5.0
 """A deviation of so many standard errors is a finding: once in a million by chance."""
+AGREE = 1e-2
+"""Relative deviation of a joint score from the slope of the joint likelihood: latents and scores
+are stored as float32."""
 FEWEST, MOST = 16, 10_000
 Fields = Mapping[str, Array]
 
@@ -88,6 +94,8 @@ def diagnose(simulator: Simulator, rows: int | None = None, seconds: float = 10.
     findings += _shared(simulator, theta, fields, shapes)
     if "joint_score" in fields and simulator.prior is not None:
         findings += _score(simulator.prior, theta, fields)
+    if hasattr(simulator, "joint_log_likelihood") and simulator.prior is not None:
+        findings += _joint(simulator, theta, fields)
     findings.append(_portable(simulator))
     return Diagnosis(tuple(findings), n, pace, shapes)
 
@@ -224,8 +232,8 @@ def _loop(
         found = {k: (v.shape[1:], str(v.dtype)) for k, v in rows[0].items()}
         if found != dict(shapes):
             return False, f"one row alone has fields {found}, in a batch {dict(shapes)}"
-        singles.append(_summaries(np.concatenate([row["x"] for row in rows])))
-    batch = _summaries(fields["x"][:count])
+        singles.append(_numbers(np.concatenate([row["x"] for row in rows])))
+    batch = _numbers(fields["x"][:count])
     for j in range(batch.shape[1]):
         a, b, c = batch[:, j], singles[0][:, j], singles[1][:, j]
         if ks_2samp(a, b).pvalue < 1e-6:
@@ -243,32 +251,113 @@ def _correlation(a: Array, b: Array) -> float:
 
 
 def _summaries(x: Array) -> Array:
-    """A few standardised numbers of each row of x, shape (n, k)."""
+    """A few numbers of each row of x (n, k), standardised; those that vary."""
+    flat = _numbers(x)
+    sd = flat.std(0)
+    return (flat - flat.mean(0))[:, sd > 0] / sd[sd > 0]
+
+
+def _numbers(x: Array) -> Array:
+    """A few numbers of each row of x, shape (n, k)."""
     flat = np.where(np.isfinite(x), x, 0.0).reshape(len(x), -1).astype(np.float64)
     if flat.shape[1] > 4:
         columns = flat.reshape(len(x), -1, x.shape[-1])
         means = columns.mean(1)[:, :4] if x.ndim > 2 else flat[:, :4]
         flat = np.concatenate([means, flat.mean(1)[:, None], flat.std(1)[:, None]], 1)
-    sd = flat.std(0)
-    return (flat - flat.mean(0))[:, sd > 0] / sd[sd > 0]
+    return flat
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One identity of a joint score on simulated rows.
+
+    Attributes:
+        identity: Which.
+        deviation: The largest of its statistics' means, in standard errors.
+        chance: The probability that a right score deviates as much.
+    """
+
+    identity: str
+    deviation: float
+    chance: float
+
+
+def score_identities(
+    prior: Any, theta: Array, t: Array, outcomes: Sequence[Array], weight: Array | None = None
+) -> Iterator[Identity]:
+    """The identities of a joint score; the second needs the prior.
+
+    Arguments:
+        prior: Of theta, None if it is not known.
+        theta: (n, d).
+        t: Joint scores (n, d).
+        outcomes: Fields that depend on theta, (n, ...) each.
+        weight: Of each row (n,).
+    """
+    t = np.asarray(t, dtype=np.float64)
+    w = np.ones((len(t), 1)) if weight is None else np.asarray(weight, float).reshape(len(t), 1)
+    yield _identity("E[score] = 0", w * t)
+    if prior is None:
+        return
+    window, slope = _window(theta, np.asarray(prior.low), np.asarray(prior.high))
+    terms = w * (t * window + slope + window * _prior_slope(prior, theta))
+    h = np.concatenate([_summaries(x) for x in outcomes], 1)
+    yield _identity("d E[h] = E[h score]", h[:, :, None] * terms[:, None, :])
+
+
+def _identity(name: str, values: Array) -> Identity:
+    """Whether values (n, ...) have mean zero."""
+    from scipy.stats import t
+
+    flat = values.reshape(len(values), -1)
+    z = float(_deviation(flat).max())
+    return Identity(name, z, min(1.0, float(flat.shape[1] * 2 * t.sf(z, len(flat) - 1))))
 
 
 def _score(prior: Any, theta: Array, fields: Fields) -> Iterator[Finding]:
     """The two identities of a joint score."""
-    t: Array = fields["joint_score"].astype(np.float64)
+    t = fields["joint_score"]
     if t.shape != theta.shape:
         yield Finding("joint score", False, f"shape {t.shape}; wanted {theta.shape}")
         return
-    z = _deviation(t)
+    for found in score_identities(prior, theta, t, [fields["x"]]):
+        worst = f"largest deviation {found.deviation:.1f} standard errors"
+        yield Finding(found.identity, found.deviation < LIMIT, worst)
+
+
+def _joint(simulator: Any, theta: Array, fields: Fields) -> Iterator[Finding]:
+    """A joint likelihood's gradient against the joint score, and the mean of its ratios."""
+    low, high = np.asarray(simulator.prior.low), np.asarray(simulator.prior.high)
+    width = np.diff(np.quantile(theta, (0.16, 0.84), axis=0), axis=0)[0] / 2
+    h = 1e-3 * width
+    good = ((theta - 2 * h > low) & (theta + 2 * h < high)).all(1)
+    theta, fields = theta[good], {k: v[good] for k, v in fields.items()}
+
+    def log_p(shift: Array) -> Array:
+        return np.asarray(simulator.joint_log_likelihood(fields, theta + shift), np.float64)
+
+    try:
+        centre = log_p(np.zeros_like(width))
+    except ValueError as error:
+        yield Finding("joint likelihood", None, str(error))
+        return
+    slopes = np.empty_like(theta)
+    for i, step in enumerate(np.diag(h)):
+        near, far = log_p(step) - log_p(-step), log_p(2 * step) - log_p(-2 * step)
+        slopes[:, i] = (8 * near - far) / (12 * h[i])
+    spread = slopes.std(0)
+    if "joint_score" in fields and fields["joint_score"].shape == theta.shape:
+        scale = np.maximum(np.maximum(np.abs(slopes), spread), 1e-300)
+        apart = float((np.abs(slopes - fields["joint_score"]) / scale).max())
+        text = f"relative deviation at most {apart:.1e}"
+        yield Finding("score = d log p", apart < AGREE, text)
+    # half a nat along each parameter, towards the middle of the prior
+    move = np.minimum(0.5 / np.where(spread > 0, spread, np.inf), width / 2)
+    inwards = np.where(theta < np.median(theta, 0), 1.0, -1.0)
+    ratios = [np.exp(log_p(inwards * step) - centre) for step in np.diag(move)]
+    z = _deviation(np.stack(ratios, -1) - 1)
     worst = f"largest deviation {z.max():.1f} standard errors"
-    yield Finding("E[score] = 0", bool(z.max() < LIMIT), worst)
-    weight, slope = _window(theta, np.asarray(prior.low), np.asarray(prior.high))
-    pull = _prior_slope(prior, theta)
-    h = _summaries(fields["x"])
-    terms = t * weight + slope + weight * pull
-    z = _deviation((h[:, :, None] * terms[:, None, :]).reshape(len(h), -1))
-    worst = f"largest deviation {z.max():.1f} standard errors"
-    yield Finding("d E[h] = E[h score]", bool(z.max() < LIMIT), worst)
+    yield Finding("E[ratio] = 1", bool(z.max() < LIMIT), worst)
 
 
 def _deviation(values: Array) -> Array:

@@ -53,15 +53,18 @@ class ConditionalDistribution(Distribution):
         self._heads = list(pipeline.heads)
         self._columns = columns
         self.names, self.labels, self.units = (columns[k] for k in ("names", "labels", "units"))
-        self.density = _weakest([head.model.density for head in self._heads])
+        known = [head.model.density for head in self._heads]
+        self.density = _weakest([*known, "bound" if pipeline.target.bounded else "exact"])
 
     @property
     def support(self) -> Any:  # type: ignore[override]
         """The support of one draw, as a torch constraint."""
         target = self._pipeline.target
-        if not target.axes:
+        if not target.axes and not any(target.zeros):
             return target.bijection.codomain
         low, high = target.bounds()
+        zeros = low.new_tensor(target.zeros).bool().view_as(low)
+        low = torch.where(zeros, torch.zeros_like(low), low)
         if bool((low.isinf() & high.isinf()).all()):
             return constraints.independent(constraints.real, 1 + target.axes)
         return constraints.independent(constraints.interval(low, high), 1 + target.axes)
@@ -83,7 +86,8 @@ class ConditionalDistribution(Distribution):
         """The distribution that head i makes."""
         part = copy.copy(self)
         part._heads, part._given = [self._heads[i]], [self._given[i]]
-        part.density = self._heads[i].model.density
+        bounded = "bound" if self._pipeline.target.bounded else "exact"
+        part.density = _weakest([self._heads[i].model.density, bounded])
         return part
 
     def sample(self, sample_shape: Any = (), seed: int | None = None) -> Tensor:
@@ -150,14 +154,16 @@ class ConditionalDistribution(Distribution):
         batch = torch.broadcast_shapes(y.shape[: y.dim() - axes], self.batch_shape)
         y = y.expand(*batch, *y.shape[y.dim() - axes :])
         target = self._pipeline.target
-        if not any(target.discrete):
+        if not target.cells:
             total = self._log_density(y)
         else:
             total = self._log_density(target.cell_points(y))
-            total = total.logsumexp(0) - math.log(len(total))
-            whole = (y == y.floor()) | ~target.whole(y)
-            whole = whole.flatten(y.dim() - len(event)).all(-1)
-            total = torch.where(whole, total, torch.full_like(total, -math.inf))
+            if target.bounded:
+                total = total.mean(0)
+            else:
+                total = total.logsumexp(0) - math.log(len(total))
+            valid = target.valid(y).flatten(y.dim() - len(event)).all(-1)
+            total = torch.where(valid, total, torch.full_like(total, -math.inf))
         return total.sum(-1).to(self._device, dtype) if extra else total.to(self._device, dtype)
 
     def denoise(self, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

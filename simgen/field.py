@@ -64,6 +64,8 @@ class Field:
         support: (low, high), None for no bound; numbers, or one number an entry. As a target,
             the field is modelled behind a bijection to this interval.
         discrete: Whether the values are whole numbers (or booleans).
+        zeros: Whether values are positive or exactly zero, with a probability of its own: as a
+            target, a point mass at zero is modelled beside a density of what is positive.
         names: One name per entry of a vector, per feature of a set or series, or per channel of
             an image.
         labels: The same in LaTeX, for figures.
@@ -80,6 +82,7 @@ class Field:
     layout: str = "vector"
     support: Any = None
     discrete: bool = False
+    zeros: bool = False
     names: tuple[str, ...] | None = None
     labels: tuple[str, ...] | None = None
     units: tuple[str, ...] | None = None
@@ -101,6 +104,11 @@ class Field:
                 f"iid=True is for a set of independent elements; got layout {self.layout!r}"
             )
         object.__setattr__(self, "support", _interval(self.support))
+        if self.zeros and (self.discrete or self.support is not None):
+            raise ValueError(
+                "zeros=True says the support, zero and what is positive: leave out support, and "
+                "discrete"
+            )
         for what in ("names", "labels", "units"):
             value = getattr(self, what)
             if value is not None:

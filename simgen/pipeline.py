@@ -175,6 +175,19 @@ class Pipeline(nn.Module):
             for k in self.expression.given
         }
 
+    def given_field(self, name: str) -> Standardise:
+        """The preprocessing of a given field."""
+        return self.given[_key(name)]  # type: ignore[return-value]
+
+    def given_score(self, name: str, values: Tensor, score: Tensor) -> Tensor:
+        """A gradient by a given vector (n, d), as one by the vector standardised; zero where a
+        column is constant.
+        """
+        with torch.enable_grad():
+            point = values.double().requires_grad_()
+            (slope,) = torch.autograd.grad(self.given_field(name)(point).sum(), point)
+        return torch.where(slope == 0, 0.0, score / slope).float()
+
     def context(
         self, standardised: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None
     ) -> list[Given]:

@@ -6,8 +6,16 @@ r"""Preprocessing: between a field's physical values and the standardised number
 
 Every rule is found on training rows alone and recorded with the model: the support's bijection
 where one is declared, asinh or log where values have infinite variance or span decades, mean and
-deviation of what results. A constant column is left out; whole numbers are dequantised by
-uniform noise.
+deviation of what results. A constant column is left out. Whole numbers are dequantised by uniform
+noise on their cell [k, k + 1); so is a point mass at zero, on a cell (-1, 0] of its own below the
+logarithms of what is positive:
+
+.. math::
+    P(y = 0) = \int_{-1}^0 p(y)\, dy
+
+Densities are then with respect to Lebesgue measure on what is positive, and to counting on whole
+numbers and zeros. Of an image, whose cells are too many for an average over points in them, the
+mean of the logarithm stands for that of the density: a lower bound.
 """
 
 from __future__ import annotations
@@ -53,6 +61,26 @@ def column_rule(values: Tensor, discrete: bool = False) -> dict[str, Any]:
     if width > 0 and (deviation > 3 * width or not math.isfinite(deviation)):
         return {"kind": "sinh", "loc": q50, "scale": width}
     return dict(_IDENTITY)
+
+
+def hurdle_rule(values: Tensor) -> dict[str, Any]:
+    """The rule of a column of zeros and positive values (n,): the cell of zeros is as wide as two
+    deviations of the logarithms of the rest, so that neither side is a spike beside the other.
+
+    Raises:
+        ValueError: If a value is negative.
+    """
+    values = values.double()
+    if bool((values < 0).any()):
+        raise ValueError(
+            f"a field with zeros=True has zeros and positive values; found {float(values.min())}"
+        )
+    positive = values[values > 0]
+    if len(positive) < 2:
+        return {"kind": "hurdle", "scale": 1.0, "width": 1.0}
+    scale = float(positive.sort().values[len(positive) // 100])
+    spread = float(torch.log1p(positive / scale).std())
+    return {"kind": "hurdle", "scale": scale, "width": max(2 * spread, 1.0)}
 
 
 def _moments(u: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,6 +169,7 @@ class Target(nn.Module):
         super().__init__()
         self.rules, self.discrete = [dict(r) for r in rules], [bool(v) for v in discrete]
         self.axes = axes
+        self.zeros = [rule["kind"] == "hurdle" for rule in self.rules]
         self.bijection = Columns(self.rules)
         d = len(self.rules)
         self.register_buffer("loc", torch.zeros(d, dtype=torch.float64))
@@ -156,6 +185,16 @@ class Target(nn.Module):
     def keep(self) -> Tensor:
         """Indices of the columns that vary (k,)."""
         return self.constant.isnan().nonzero().squeeze(-1)
+
+    @property
+    def cells(self) -> bool:
+        """Whether some values stand for a cell."""
+        return any(self.discrete) or any(self.zeros)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the average over cells is a lower bound."""
+        return self.cells and self.axes > 0
 
     @property
     def features(self) -> int:
@@ -174,12 +213,18 @@ class Target(nn.Module):
 
         Arguments:
             values: Training rows (n, d), or (n, d, *grid).
-            rules: The bijection of each column where its support is known, else None.
+            rules: The bijection of each column where its support is known, else None; a "hurdle"
+                finds its numbers here.
             discrete: Which columns are whole numbers.
             axes: Axes of the grid.
         """
         columns = values.double().movedim(1, -1).reshape(-1, values.shape[1])
-        found = [rule or column_rule(columns[:, i], discrete[i]) for i, rule in enumerate(rules)]
+        found = [
+            hurdle_rule(column)
+            if rule is not None and rule["kind"] == "hurdle"
+            else rule or column_rule(column, whole)
+            for column, rule, whole in zip(columns.T, rules, discrete)
+        ]
         target = cls(found, discrete, axes)
         same = (columns == columns[:1]).all(0)
         target.constant = torch.where(same, columns[0], torch.full_like(columns[0], math.nan))
@@ -208,20 +253,35 @@ class Target(nn.Module):
         return y.movedim(-1, -1 - self.axes) if self.axes else y
 
     def centred(self, y: Tensor) -> Tensor:
-        """Whole numbers at the middle of their cell."""
-        return y + 0.5 * y.new_tensor(self.discrete)
+        """Whole numbers and zeros at the middle of their cell."""
+        return y + 0.5 * (y.new_tensor(self.discrete) - (y == 0) * y.new_tensor(self.zeros))
 
-    def whole(self, value: Tensor) -> Tensor:
-        """Which entries (d, *1) are of discrete columns, to be broadcast over rows."""
-        discrete = torch.tensor(self.discrete, device=value.device)
-        return discrete.view(-1, *[1] * self.axes)
+    def cell(self, y: Tensor) -> Tensor:
+        """The side of each value's cell, y (..., d, *grid): 1 above a whole number, -1 below a
+        zero, 0 of a number that stands for itself.
+        """
+        whole, zeros = (
+            torch.tensor(which, dtype=torch.float64, device=y.device).view(-1, *[1] * self.axes)
+            for which in (self.discrete, self.zeros)
+        )
+        return whole - (y == 0) * zeros
+
+    def valid(self, y: Tensor) -> Tensor:
+        """Whether whole numbers are whole and no value is below zero where zeros are (..., d,
+        *grid).
+        """
+        whole, zeros = (
+            torch.tensor(which, device=y.device).view(-1, *[1] * self.axes)
+            for which in (self.discrete, self.zeros)
+        )
+        return ((y == y.floor()) | ~whole) & ((y >= 0) | ~zeros)
 
     def dequantise(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """y + U[0, 1) in the discrete columns, y (n, d) or (n, d, *grid)."""
-        if not any(self.discrete):
+        """y (n, d) or (n, d, *grid) anywhere in its cell."""
+        if not self.cells:
             return y
         noise = torch.rand(y.shape, generator=generator, device=y.device, dtype=torch.float64)
-        return y.double() + noise * self.whole(y)
+        return y.double() + noise * self.cell(y)
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """z (..., k, *grid) float32 and log |dz / dy| (...) float64 of y (..., d, *grid); -inf
@@ -249,7 +309,9 @@ class Target(nn.Module):
         return total + self.scale[self.keep].log().sum()
 
     def inverse(self, z: Tensor, rounded: bool = True) -> Tensor:
-        """y (..., d, *grid), float64, of z (..., k, *grid); whole numbers are rounded down."""
+        """y (..., d, *grid), float64, of z (..., k, *grid); whole numbers are rounded down, what is
+        below zero to a zero that is there.
+        """
         z = self._last(z)
         u = self.loc.expand(*z.shape[:-1], -1).clone()
         u[..., self.keep] = z.double() * self.scale[self.keep] + self.loc[self.keep]
@@ -257,6 +319,8 @@ class Target(nn.Module):
         y = torch.where(self.constant.isnan(), y, self.constant)
         if rounded and any(self.discrete):
             y = torch.where(y.new_tensor(self.discrete).bool(), y.floor(), y)
+        if rounded and any(self.zeros):
+            y = torch.where(y.new_tensor(self.zeros).bool(), y.clamp(min=0), y)
         return self._first(y)
 
     def bounds(self) -> tuple[Tensor, Tensor]:
@@ -264,23 +328,26 @@ class Target(nn.Module):
         low, high = self.bijection.low, self.bijection.high
         # whole numbers fill half-open cells: their bounds are themselves attained
         low = torch.where(low.new_tensor(self.discrete).bool(), low - 1, low)
+        low = torch.where(low.new_tensor(self.zeros).bool(), torch.full_like(low, -1.0), low)
         shape = (-1, *[1] * self.axes)
         return low.view(shape).to(self.loc.device), high.view(shape).to(self.loc.device)
 
     def cell_points(self, y: Tensor) -> Tensor:
-        """Fixed points (m, ..., d, *grid) in the unit cell of each row's discrete columns, over
-        which densities average.
+        """Fixed points (m, ..., d, *grid) in the unit cells of each row, over which densities
+        average.
         """
         event = y.shape[y.dim() - 1 - self.axes :]
         points = torch.quasirandom.SobolEngine(math.prod(event), scramble=True, seed=0)
         cells = points.draw(_CELL_POINTS).view(_CELL_POINTS, *event).double().to(y.device)
         lead = [1] * (y.dim() - len(event))
-        return y.double() + (cells * self.whole(y)).view(_CELL_POINTS, *lead, *event)
+        return y.double() + cells.view(_CELL_POINTS, *lead, *event) * self.cell(y)
 
 
 def field_rules(field: Field) -> list[dict[str, Any] | None]:
     """The bijection rules that a field's declared support gives its columns."""
     d = field.columns if field.layout == "image" else field.size
+    if field.zeros:
+        return [{"kind": "hurdle"}] * d
     if field.support is None:
         return [None] * d
     bounds = [b if isinstance(b, tuple) else (b,) * d for b in field.support]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .bijection import soft_rule
+from .bijection import interval_rule, soft_rule
 from .dataset import Dataset, DatasetError
 from .expression import Expression
 from .field import Field
@@ -38,7 +38,8 @@ _SUMMARY = 64
 @dataclass(frozen=True)
 class Prepared:
     """Network inputs of a batch: z, the given fields standardised, masks of elements, weights,
-    and the mean log-determinant that turns the loss into nats in physical units.
+    the mean log-determinant that turns the loss into nats in physical units, and joint scores by
+    standardised theta.
     """
 
     z: Tensor
@@ -46,6 +47,7 @@ class Prepared:
     masks: Batch
     weight: Tensor | None
     ladj: Tensor
+    gold: Tensor | None = None
 
     def mean(self, loss: Tensor) -> Tensor:
         """The weighted mean over rows of losses (heads, n), (heads,)."""
@@ -65,8 +67,10 @@ class Source:
         augment: Callable[[Batch, np.random.Generator], Batch] | None,
         seed: int,
         memory: int,
+        gold: str | None = None,
     ) -> None:
         self.expression, self.fields, self.dataset = expression, fields, dataset
+        self.gold = gold
         self.augment, self.seed, self.memory = augment, seed, memory
         self.lengths = {
             k: f"{k}_length" for k in expression.given if f"{k}_length" in dataset.fields
@@ -75,8 +79,8 @@ class Source:
             if f"{name}_length" in dataset.fields:
                 raise ValueError(f"{name!r} has a variable length: it can only be given")
         self.weighted = "weight" in dataset.fields
-        extra = (*self.lengths.values(), *(("weight",) if self.weighted else ()))
-        self.names = (*expression.names, *extra)
+        extra = ("weight" if self.weighted else None, gold)
+        self.names = (*expression.names, *self.lengths.values(), *filter(None, extra))
         self.train, self.validation = dataset.train, dataset.validation
         if self.validation.rows.size == 0:
             raise DatasetError(
@@ -97,7 +101,7 @@ class Source:
     def feed(self, pipeline: Pipeline, held_out: bool, batch_size: int) -> Feed:
         """Batches as the pipeline's network takes them."""
         raw = self.raw(held_out, batch_size)
-        static = held_out or (self.augment is None and not any(pipeline.target.discrete))
+        static = held_out or (self.augment is None and not pipeline.target.cells)
         if raw.in_memory and static:
             # the same numbers every epoch: preprocess them once
             view = self.validation if held_out else self.train
@@ -139,6 +143,8 @@ class Source:
         out = {"z": z, "ladj": ladj}
         if self.weighted:
             out["weight"] = batch["weight"].reshape(len(z)).float()
+        if self.gold:
+            out["gold"] = pipeline.given_score("theta", batch["theta"], batch[self.gold])
         out |= {f"given:{k}": v for k, v in pipeline.standardise(batch, masks).items()}
         return out | {f"mask:{k}": v for k, v in masks.items()}
 
@@ -184,6 +190,7 @@ class Feed:
                 {k[5:]: v for k, v in batch.items() if k.startswith("mask:")},
                 batch.get("weight"),
                 batch["ladj"],
+                batch.get("gold"),
             )
 
 
@@ -229,14 +236,20 @@ def prepare(
     """
     rows = source.sample()
     masks = source.masks(rows)
-    given = {k: Standardise(fields[k]).fit_(rows[k], masks.get(k)) for k in expression.given}
+    given = {
+        k: _carried(fields[k], k, embedding) or Standardise(fields[k]).fit_(rows[k], masks.get(k))
+        for k in expression.given
+    }
     member, count = members(family)
     angles = member.periodic or () if isinstance(member, Flow) else ()
-    target = fitted_target(expression, fields, source.dataset, rows, angles)
+    affine = getattr(member, "affine", False)
+    target = fitted_target(expression, fields, source.dataset, rows, angles, affine)
     heads = [_head(expression, fields, embedding, source.columns) for _ in range(count)]
     pipeline = Pipeline(expression, fields, target, given, heads)
     standardised = pipeline.standardise(rows, masks)
-    z, _ = target(target_columns(expression, fields, rows))
+    columns = target_columns(expression, fields, rows)
+    generator = torch.Generator(columns.device).manual_seed(source.seed)
+    z, _ = target(target.dequantise(columns, generator))
     summary = _summary(z)
     for i, head in enumerate(pipeline.heads):
         if i:
@@ -256,12 +269,30 @@ def prepare(
     return pipeline
 
 
+def _carried(
+    field: Field, name: str, embedding: nn.Module | Mapping[str, nn.Module | None] | None
+) -> Standardise | None:
+    """The preprocessing that an embedding was trained with, where it brings one along."""
+    module = embedding.get(name) if isinstance(embedding, Mapping) else embedding
+    for known in getattr(module, "preprocessing", ()):
+        if (known.field.layout, known.field.columns) != (field.layout, field.columns):
+            raise ValueError(
+                f"the embedding of {name!r} was trained on a {known.field.layout} of "
+                f"{known.field.columns} columns; here it is a {field.layout} of {field.columns}"
+            )
+        standardise = Standardise(field, known.rules)
+        standardise.loc, standardise.scale = known.loc.clone(), known.scale.clone()
+        return standardise
+    return None
+
+
 def fitted_target(
     expression: Expression,
     fields: Mapping[str, Field],
     dataset: Dataset,
     rows: Batch,
     angles: Sequence[int] = (),
+    affine: bool = False,
 ) -> Target:
     """Preprocessing of the target, found on training rows.
 
@@ -271,6 +302,7 @@ def fitted_target(
         dataset: Its prior knows the support of parameters.
         rows: Training rows.
         angles: Columns that are periodic; their bounds are one period apart.
+        affine: Whether columns may only be shifted and scaled, as a family of means asks.
 
     Raises:
         ValueError: If the targets cannot be modelled together.
@@ -284,6 +316,8 @@ def fitted_target(
         )
     columns = target_columns(expression, fields, rows)
     rules = _target_rules(expression, fields, dataset)
+    if affine:
+        rules = [interval_rule(None, None)] * len(rules)
     for i in angles:
         rule = rules[i] if i < len(rules) else None
         if rule is None or rule["kind"] not in ("interval", "soft"):

@@ -34,6 +34,7 @@ from . import checkpoint as checkpoints
 from .conditional import Conditional
 from .dataset import Dataset, DatasetError
 from .expression import parse
+from .gold import ScoreTerm, check_gold
 from .models import Flow
 from .models.settings import describe_family
 from .pipeline import Pipeline
@@ -55,6 +56,7 @@ def fit(
     model: Any = None,
     *,
     embedding: nn.Module | Mapping[str, nn.Module | None] | None = None,
+    gold: str | None = None,
     augment: Callable[[Batch, np.random.Generator], Batch] | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -75,6 +77,8 @@ def fit(
         embedding: A network that compresses the given field, or one a field by name; by layout
             unless said. Yours are copied, called as embedding(x), or embedding(x, mask) where
             the field has variable length.
+        gold: Of "x | theta", a field of joint scores, "joint_score": the surrogate's slope by
+            theta is fitted to it as well, and fewer simulations are needed (see `gold`).
         augment: Maps a batch of fields and a generator to a batch, anew each epoch.
         device: "cpu", "cuda", or "auto".
         seed: Seeds initial weights, shuffle and noise.
@@ -89,24 +93,27 @@ def fit(
         progress: Whether to show a progress bar on a terminal.
 
     Raises:
-        ValueError: If a field is unknown, or a setting makes no sense.
+        ValueError: If a field is unknown, a setting makes no sense, or gold is none.
         DatasetError: If there are no rows to train on.
     """
     family = Flow() if model is None else model
     parsed = parse(expression)
     fields = parsed.resolve(dataset.fields)
     limit = _seconds(budget)
+    if gold is not None:
+        check_gold(parsed, dataset, gold)
     identity = {
         "expression": str(parsed),
         "family": describe_family(family),
         "dataset": dataset.identity,
         "rows": len(dataset),
         "seed": seed,
+        "gold": gold,
     }
     resumed = checkpoints.read(checkpoint, identity) if checkpoint else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        source = Source(parsed, fields, dataset, augment, seed, memory)
+        source = Source(parsed, fields, dataset, augment, seed, memory, gold)
         if resumed is None:
             pipeline = prepare(parsed, fields, source, embedding, family)
         else:
@@ -121,7 +128,8 @@ def fit(
         }
         plan = _plan(family, pipeline, len(source))
         plan = replace(plan, **{k: v for k, v in said.items() if v is not None})
-        run = Training(pipeline, source, plan, limit, identity, checkpoint)
+        term = None if gold is None else ScoreTerm.fitted(pipeline, dataset, gold)
+        run = Training(pipeline, source, plan, limit, identity, checkpoint, term)
         if resumed is not None:
             resumed.restore(run)
         with _threads(pipeline):
@@ -141,6 +149,7 @@ class Training:
         limit: Seconds that all runs together may take.
         identity: What a checkpoint must agree with.
         path: The checkpoint, None for none.
+        gold: What joint scores add to the loss.
     """
 
     def __init__(
@@ -151,8 +160,9 @@ class Training:
         limit: float,
         identity: dict[str, Any],
         path: str | os.PathLike[str] | None,
+        gold: ScoreTerm | None = None,
     ) -> None:
-        self.pipeline, self.source, self.plan = pipeline, source, plan
+        self.pipeline, self.source, self.plan, self.gold = pipeline, source, plan, gold
         self.limit, self.identity, self.path = limit, identity, path
         self.device = pipeline.device
         self.feed = source.feed(pipeline, False, plan.batch_size)
@@ -259,8 +269,13 @@ class Training:
             group["lr"] = rate
         self.members.train()
         self.members.progress(self.step / self.steps)
-        loss = batch.mean(self.members.losses(batch.z, batch.given, batch.masks)).sum()
-        loss.backward()
+        if self.gold is None:
+            loss = batch.mean(self.members.losses(batch.z, batch.given, batch.masks)).sum()
+            loss.backward()
+        else:
+            losses, terms = self.gold(self.members, batch)
+            loss = losses.sum()
+            (loss + terms.sum()).backward()
         if bool(self.members.clip_(self.plan.clip).isfinite().any()):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -292,9 +307,12 @@ class Training:
 
 
 def _plan(family: Any, pipeline: Pipeline, rows: int) -> Schedule:
-    """The family's own schedule where it has one for vectors, else the default."""
+    """The model's own schedule or the family's, where it has one for vectors, else the default."""
     if pipeline.target.axes:
         return image_schedule(rows)
+    own = getattr(pipeline.heads[0].model, "schedule", None)
+    if own is not None:
+        return own(rows)
     member, _ = members(family)
     given = [pipeline.fields[k].layout for k in pipeline.expression.given]
     vectors = all(layout == "vector" for layout in given)
@@ -367,6 +385,7 @@ def _provenance(dataset: Dataset, source: Source, run: Training, seed: int) -> d
             "best_validation_loss": sum(run.best_loss) / len(run.best_loss),
             "parameters": sum(p.numel() for p in run.pipeline.parameters()),
             "device": str(run.device),
+            "gold": source.gold,
         },
         "variable": list(source.lengths.values()),
         "seed": seed,

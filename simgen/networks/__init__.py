@@ -5,9 +5,10 @@ from .base import Configured, build
 from .convolutional import ConvEncoder
 from .embedding_time import SinusoidalEmbedding
 from .film import FiLMMLP
+from .masked_mlp import MaskedMLP
 from .mlp import MLP, ResMLP
-from .score import Regression, ScoreSummary
 from .power_spectrum import PowerSpectrum
+from .score import Regression, ScoreSummary
 from .series import SeriesEncoder
 from .sets import SetEncoder
 from .tokens import TokenTransformer
@@ -19,6 +20,7 @@ __all__ = [
     "Configured",
     "ConvEncoder",
     "FiLMMLP",
+    "MaskedMLP",
     "PowerSpectrum",
     "Regression",
     "ResMLP",

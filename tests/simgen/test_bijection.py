@@ -41,6 +41,7 @@ FACTORS = [
 RULES = [factor_rule(f) for f in FACTORS] + [
     interval_rule(None, 3.0),
     {"kind": "sinh", "loc": 1.0, "scale": 0.3},
+    {"kind": "hurdle", "scale": 0.3, "width": 1.7},
 ]
 
 

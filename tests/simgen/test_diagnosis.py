@@ -100,6 +100,45 @@ def test_the_built_in_chain_keeps_the_rules():
     assert failed(simulators.ColliderShower(events=20), rows=500) == []
 
 
+class Jointly(Line):
+    """The same with its joint likelihood; there are no latents but the noise."""
+
+    def joint_log_likelihood(self, fields, theta):
+        t, s = np.linspace(-1, 1, 4), 0.3
+        if self.fault == "joint likelihood of another width":
+            s = 0.4
+        if self.fault == "not recorded":
+            raise ValueError("needs z_p")
+        mean = theta[:, :1] + theta[:, 1:] * t
+        log_p = -0.5 * ((fields["x"] - mean) ** 2).sum(1) / s**2
+        if self.fault == "joint likelihood without its norm":
+            log_p = log_p + 0.7 * theta[:, 0]
+        return log_p
+
+
+def test_a_joint_likelihood_is_checked():
+    found = {f.check: f for f in diagnose(Jointly(), rows=4000).findings}
+    assert found["score = d log p"].passed and found["E[ratio] = 1"].passed
+
+
+@pytest.mark.parametrize(
+    "fault, checks",
+    [
+        ("joint likelihood of another width", {"score = d log p", "E[ratio] = 1"}),
+        ("joint likelihood without its norm", {"score = d log p", "E[ratio] = 1"}),
+        ("score off by a factor", {"score = d log p"}),
+    ],
+)
+def test_a_false_joint_likelihood_is_found(fault, checks):
+    assert checks <= set(failed(Jointly(fault), rows=4000))
+
+
+def test_a_joint_likelihood_whose_latents_are_not_recorded_is_left_out():
+    found = {f.check: f for f in diagnose(Jointly("not recorded"), rows=200).findings}
+    assert found["joint likelihood"].passed is None
+    assert found["joint likelihood"].text == "needs z_p"
+
+
 def test_without_a_prior():
     @simgen.simulator(batched=True)
     def noise(theta, rng):

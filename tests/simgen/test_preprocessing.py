@@ -2,11 +2,12 @@
 
 import math
 
+import pytest
 import torch
 from torch.distributions import Cauchy, LogNormal, Normal, Poisson
 
 from simgen.field import Field
-from simgen.preprocessing import Standardise, Target, column_rule, field_rules
+from simgen.preprocessing import Standardise, Target, column_rule, field_rules, hurdle_rule
 
 
 def draws(distribution, n=5000):
@@ -98,3 +99,42 @@ def test_declared_support_gives_rules():
     assert [r["kind"] for r in rules] == ["above", "interval"]
     assert field_rules(Field((1,), support=(0, 3), discrete=True))[0]["high"] == 4.0
     assert field_rules(Field((2,))) == [None, None]
+
+
+def sparse(n=4000):
+    """Zeros in seven of ten rows, else log-normal over decades."""
+    torch.manual_seed(0)
+    return (torch.rand(n, 2) > 0.7) * LogNormal(0.0, 2.0).sample((n, 2)).double()
+
+
+def test_zeros_have_a_cell_of_their_own():
+    y = sparse()
+    target = Target.fitted(y, field_rules(Field((2,), zeros=True)), [False, False])
+    spread = target.dequantise(y)
+    assert ((spread <= 0) == (y == 0)).all() and spread.min() > -1
+    z, ladj = target(spread)
+    assert ladj.isfinite().all() and z.std(0).sub(1).abs().max() < 0.05
+    torch.testing.assert_close(target.inverse(z), y, rtol=1e-5, atol=1e-9)
+    assert (target.inverse(z - 10) == 0).all()  # below the cell there is nothing but zeros
+    assert target.valid(y).all() and not target.valid(-y - 1).any()
+    low, _ = target.bounds()
+    assert (low < 0).all()  # zero itself is attained
+
+
+def test_zeros_of_images_are_told_by_channel():
+    y = sparse(64 * 12).view(12, 64, 2).movedim(-1, 1).reshape(12, 2, 8, 8)
+    field = Field((2, 8, 8), "image", zeros=True)
+    target = Target.fitted(y, field_rules(field), [False, False], 2)
+    z, _ = target(target.dequantise(y))
+    torch.testing.assert_close(target.inverse(z), y, rtol=1e-5, atol=1e-9)
+    points = target.cell_points(y[:2])
+    moved = (points != y[:2]).any(0)
+    assert torch.equal(moved, y[:2] == 0) and points.min() > -1
+    assert target.bounded and not Target.fitted(sparse(), [None] * 2, [False] * 2).bounded
+
+
+def test_negative_values_where_zeros_are_said_to_be_least():
+    with pytest.raises(ValueError, match="zeros=True has zeros and positive"):
+        hurdle_rule(torch.tensor([0.0, 1.0, -0.1]))
+    with pytest.raises(ValueError, match="leave out support"):
+        Field((2,), zeros=True, support=(0, None))

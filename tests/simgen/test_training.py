@@ -261,3 +261,42 @@ def test_an_angle_is_learned_across_its_seam(tmp_path):
         assert float((exact * (exact / learned).log()).sum()) < 0.1
     with pytest.raises(ValueError, match="needs bounds"):
         simgen.fit("x | theta", dataset, model, progress=False)
+
+
+def test_whole_numbers_that_add_up_to_what_is_given(tmp_path):
+    """Twelve coins given how many show heads: log C(12, x) nats, and no singular start."""
+    rng = np.random.default_rng(0)
+    coins = (rng.uniform(size=(4_000, 12)) < 0.5).astype(np.int64)
+    heads = coins.sum(1, keepdims=True).astype(np.float32)
+    declared = {"z": simgen.Field((12,), discrete=True, support=(0, 1))}
+    dataset = simgen.Dataset.create(tmp_path / "d", x=heads, z=coins, declared=declared)
+    found = simgen.fit("z | x", dataset, simgen.Flow(**SMALL), seed=0, max_epochs=30)
+    exact = np.mean([math.log(math.comb(12, int(x))) for x in heads[:, 0]])
+    # blind to the sum it would be 12 log 2 = 8.3 nats, exact are 6.4
+    assert exact - 0.1 < min(found.history["validation_loss"]) < 8.3
+
+
+def test_a_point_mass_at_zero_is_learned(tmp_path):
+    """y = 0 with probability p(a), else log-normal about a: P(0) and the density, exactly."""
+    rng = np.random.default_rng(0)
+    a = rng.uniform(-1, 1, size=(8_000, 1))
+    share = 1 / (1 + np.exp(-2 * a))
+    y = np.where(rng.uniform(size=a.shape) < share, 0, np.exp(a + 0.5 * rng.normal(size=a.shape)))
+    prior = simgen.Prior(a=Uniform(-1.0, 1.0))
+    declared = {"x": simgen.Field((1,), zeros=True)}
+    dataset = simgen.Dataset.create(tmp_path / "d", theta=a, x=y, prior=prior, declared=declared)
+    surrogate = simgen.fit("x | theta", dataset, simgen.Flow(**SMALL), seed=0, max_epochs=30)
+    for value in (-0.8, 0.0, 0.8):
+        q, p_0 = surrogate(np.array([value])), 1 / (1 + math.exp(-2 * value))
+        draws = q.sample((4_000,), seed=0)
+        assert (draws >= 0).all() and q.support.check(draws).all()
+        # the error of a share of 8,000 / 5 rows nearby is 0.013
+        assert abs(float((draws == 0).float().mean()) - p_0) < 0.05
+        learned = float(q.log_prob(torch.zeros(1)).exp())
+        assert abs(learned - p_0) < 0.05
+        grid = torch.linspace(-6.0, 6.0, 4_001, dtype=torch.float64)
+        density = q.log_prob(grid.exp()[:, None]).exp() * grid.exp()
+        assert abs(float(torch.trapezoid(density, grid)) + learned - 1) < 0.01
+        wanted = (1 - p_0) * Normal(value, 0.5).log_prob(grid).exp()
+        assert float(torch.trapezoid((density - wanted).abs(), grid)) < 0.15
+    assert float(q.log_prob(-torch.ones(1))) == -math.inf
