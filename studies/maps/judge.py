@@ -10,15 +10,15 @@ scatter of pairs, are those of the maps' own randomness.
 
 from __future__ import annotations
 
-__all__ = ["SUMMARIES", "Judgement", "edges_of", "judge", "nearest"]
+__all__ = ["SUMMARIES", "Judgement", "edges_of", "judge", "nearest", "told_apart"]
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy import ndarray as Array
 
 from simulators.map_summaries import multipole_edges, one_point_pdf, peak_counts, power_spectrum
+from simulators.shower_metrics import AUC, classifier_auc
 
 SUMMARIES = ("power spectrum", "one-point PDF", "peak counts")
 
@@ -59,18 +59,44 @@ def edges_of(maps: Array, side_deg: float) -> dict[str, Array]:
     }
 
 
+def summaries(maps: Array, edges: dict[str, Array], side_deg: float) -> dict[str, Array]:
+    """Each summary of maps (n, 1, N, N), (n, bins)."""
+    values = (
+        power_spectrum(maps, side_deg, edges["power spectrum"]),
+        one_point_pdf(maps, edges["one-point PDF"]),
+        peak_counts(maps, edges["peak counts"]),
+    )
+    return {name: value.astype(float) for name, value in zip(SUMMARIES, values)}
+
+
+def told_apart(
+    emulated: Array,
+    simulated: Array,
+    theta: tuple[Array, Array],
+    edges: dict[str, Array],
+    side_deg: float,
+    seed: int = 0,
+) -> dict[str, AUC]:
+    """The AUC of a classifier that sees the summaries and theta, or the pixels and theta; the maps
+    of both sides have parameters of their own (n, 3), by which none can be known again.
+    """
+    parts: dict[str, list[Array]] = {"AUC summaries": [], "AUC pixels": []}
+    for maps, of in zip((emulated, simulated), theta):
+        found = summaries(maps, edges, side_deg)
+        power = np.log(found["power spectrum"].clip(min=1e-30))
+        rest = [found[name] for name in SUMMARIES[1:]]
+        parts["AUC summaries"].append(np.concatenate([of, power, *rest], 1))
+        parts["AUC pixels"].append(np.concatenate([of, maps.reshape(len(maps), -1)], 1))
+    return {name: classifier_auc(*sides, seed=seed, batch=100) for name, sides in parts.items()}
+
+
 def judge(
     emulated: Array, simulated: Array, edges: dict[str, Array], side_deg: float
 ) -> dict[str, Judgement]:
     """Each summary of emulated maps (n, 1, N, N) against simulated ones of the same parameters."""
-    functions: dict[str, Callable[[Array], Array]] = {
-        "power spectrum": lambda m: power_spectrum(m, side_deg, edges["power spectrum"]),
-        "one-point PDF": lambda m: one_point_pdf(m, edges["one-point PDF"]),
-        "peak counts": lambda m: peak_counts(m, edges["peak counts"]),
-    }
     out = {}
-    for name, function in functions.items():
-        ours, truth = function(emulated).astype(float), function(simulated).astype(float)
+    found = (summaries(maps, edges, side_deg) for maps in (emulated, simulated))
+    for (name, ours), truth in zip(next(found).items(), next(found).values()):
         mean = truth.mean(0)
         centre = (edges[name][1:] + edges[name][:-1]) / 2
         sigma = (ours - truth).std(0, ddof=1) / np.sqrt(len(ours)) / mean
