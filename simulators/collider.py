@@ -9,7 +9,8 @@ r"""Collider chain: a hard process with a contact term, a parton shower, a detec
         c + \mathcal N(0, s_c^2), \; \sum_i b_i, \; \tau + \mathcal N(0, s_\tau^2) \right)
 
 Theta reaches x only through z_p and z_s, whose densities are closed forms. So the joint likelihood
-and its gradient are exact, while p(x | theta) is an integral over every shower.
+and its gradient are exact. The integral over every shower, p(x | theta), is a compound Poisson law
+and one quadrature: exact, too, but at the cost of tables.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ from __future__ import annotations
 __all__ = ["DETECTORS", "ColliderShower", "Detector"]
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy import ndarray as Array
 
-from simgen import Field, Simulator
+from simgen import Simulator
 
 from . import contact, lund
-from .lund import MAX_EMISSIONS, POLE, Emissions, sum_events
+from .collider_answers import EPS_HIGH, EPS_LOW, ExactAnswers
+from .collider_fields import checked, declare, mask, pad, recorded
+from .detector import DETECTORS, Detector
+from .lund import MAX_EMISSIONS, Emissions, sum_events
+from .shower_table import A_HIGH, A_LOW
 
 if TYPE_CHECKING:
     from simgen import Prior
@@ -35,32 +39,7 @@ if TYPE_CHECKING:
 LATENTS = ("z_p", "z_s", "z_d", "joint_score")
 
 
-@dataclass(frozen=True)
-class Detector:
-    """Resolutions and efficiency.
-
-    Arguments:
-        axis: s_c, the resolution of cos theta*.
-        energy: A, the stochastic term of the relative energy resolution, GeV^(1/2).
-        efficiency: e, the probability that an emission is counted.
-        thrust: s_tau, the resolution of tau.
-        constant: B, the constant term of the relative energy resolution.
-    """
-
-    axis: float
-    energy: float
-    efficiency: float
-    thrust: float
-    constant: float = 0.03
-
-
-DETECTORS = {
-    "sharp": Detector(axis=0.05, energy=0.5, efficiency=0.8, thrust=0.006),
-    "coarse": Detector(axis=0.5, energy=3.0, efficiency=0.5, thrust=0.02),
-}
-
-
-class ColliderShower(Simulator):
+class ColliderShower(ExactAnswers, Simulator):
     r"""A contact interaction and the strong coupling, from collisions that make a pair of quarks.
 
     Theta is (eps, alpha_s): eps in [-0.5, 2] TeV^-2 multiplies a contact term in one helicity
@@ -79,6 +58,10 @@ class ColliderShower(Simulator):
     latents of a set take fifty times the room of its x (240 kB for 300 events), so that a set
     records joint_score alone unless told otherwise. What is not recorded is not built. Stored
     latents are those that x and the score were computed from: they are drawn in float32.
+
+    What is exact: `log_likelihood`, `score` and `exact_posterior` of events or sets,
+    `log_unfolding` for p(z_p | x), and the stages `shower_log_likelihood` and
+    `detector_log_likelihood`.
 
     Arguments:
         detector: "coarse", where the latents know much more than x, or "sharp", where they don't.
@@ -119,7 +102,7 @@ class ColliderShower(Simulator):
         self.detector = detector
         self.events = None if events is None else int(events)
         self.record = [name for name in LATENTS if name in record]
-        declared = _declare(self.events)
+        declared = declare(self.events)
         self.fields = {name: declared[name] for name in ("x", *self.record)}
 
     @cached_property
@@ -130,8 +113,8 @@ class ColliderShower(Simulator):
         from simgen import Prior
 
         return Prior(
-            eps=Uniform(-0.5, 2.0),
-            alpha_s=Uniform(0.10, 0.14),
+            eps=Uniform(EPS_LOW, EPS_HIGH),
+            alpha_s=Uniform(A_LOW, A_HIGH),
             labels=(r"$\epsilon$", r"$\alpha_s$"),
             units=("TeV^-2", ""),
         )
@@ -152,20 +135,21 @@ class ColliderShower(Simulator):
             ValueError: If eps <= -1 TeV^-2, if alpha_s puts the Landau pole above the shower's
                 cut-off, or if an event has more emissions than z_s holds.
         """
-        eps, alpha_s = np.repeat(_checked(theta), self.events or 1, axis=0).T
+        eps, alpha_s = np.repeat(checked(theta), self.events or 1, axis=0).T
         m, c = contact.draw(eps, rng)
         emissions = lund.draw(m, alpha_s, rng)
         counts, ln_kt, eta = emissions
         seen = rng.random(len(eta)) < DETECTORS[self.detector].efficiency
         tau = (sum_events(np.exp(ln_kt - eta), counts) / m).astype(np.float32)
-        out = {"x": self._resolve(m, c, sum_events(seen, counts), tau, rng)}
+        n = sum_events(seen, counts)
+        out = {"x": DETECTORS[self.detector].observe(m, c, n, tau, rng)}
         if "z_p" in self.record:
             out["z_p"] = np.stack([m, c], -1)
         if "z_s" in self.record:
             out |= self._shower_record(emissions)
         if "z_d" in self.record:
             record = np.stack([m, c, tau], -1).astype(np.float32)
-            out["z_d"] = np.concatenate([record, _pad(seen, counts)], -1)
+            out["z_d"] = np.concatenate([record, pad(seen, counts)], -1)
         if self.events is not None:
             out = {k: v.reshape(-1, self.events, *v.shape[1:]) for k, v in out.items()}
         if "joint_score" in self.record:
@@ -175,23 +159,13 @@ class ColliderShower(Simulator):
 
     def observe(self, z_d: Array, rng: np.random.Generator) -> Array:
         """Draws x (..., 4) given the detector's record z_d (..., 3 + 64) alone."""
-        record = np.asarray(z_d, dtype=np.float64)
-        m, c, tau, n = (*record[..., :3].reshape(-1, 3).T, record[..., 3:].sum(-1).ravel())
-        return self._resolve(m, c, n, tau, rng).reshape(*record.shape[:-1], 4)
-
-    def _resolve(
-        self, m: Array, c: Array, n: Array, tau: Array, rng: np.random.Generator
-    ) -> Array:
-        """Applies the detector's resolution to each quantity (n,) of its record: x (n, 4)."""
-        detector = DETECTORS[self.detector]
-        noise = rng.standard_normal((3, len(m)))
-        energy = m * np.exp(np.sqrt(detector.energy**2 / m + detector.constant**2) * noise[0])
-        axis, thrust = c + detector.axis * noise[1], tau + detector.thrust * noise[2]
-        return np.stack([energy, axis, n, thrust], -1)
+        m, c, n, tau = recorded(z_d)
+        flat = (m.ravel(), c.ravel(), n.ravel(), tau.ravel())
+        return DETECTORS[self.detector].observe(*flat, rng).reshape(*m.shape, 4)
 
     def _shower_record(self, emissions: Emissions) -> dict[str, Array]:
         counts, ln_kt, eta = emissions
-        padded = _pad(np.stack([ln_kt, eta], -1), counts)
+        padded = pad(np.stack([ln_kt, eta], -1), counts)
         if self.events is None:
             return {"z_s": padded, "z_s_length": counts}
         flat = padded.reshape(len(counts), -1)
@@ -219,7 +193,7 @@ class ColliderShower(Simulator):
             counts = np.asarray(fields["z_s_length"])
         else:
             counts, z_s = z_s[..., 0].ravel().astype(np.int64), z_s[..., 1:]
-        ln_kt, eta = z_s.reshape(-1, MAX_EMISSIONS, 2)[_mask(counts)].T
+        ln_kt, eta = z_s.reshape(-1, MAX_EMISSIONS, 2)[mask(counts)].T
         return m, c, Emissions(counts, ln_kt, eta)
 
     def joint_log_likelihood(self, fields: Mapping[str, Array], theta: Array) -> Array:
@@ -237,77 +211,20 @@ class ColliderShower(Simulator):
         """
         m, c, emissions = self.latents(fields)
         events = self.events or 1
-        rows = np.broadcast_to(_checked(theta), (len(m) // events, 2))
+        rows = np.broadcast_to(checked(theta), (len(m) // events, 2))
         eps, alpha_s = np.repeat(rows, events, axis=0).T
         log_p = contact.log_prob(m, c, eps) + lund.log_prob(emissions, m, alpha_s)
         return log_p.reshape(-1, events).sum(1)
 
+    def joint_log_ratio(
+        self, fields: Mapping[str, Array], numerator: Array, denominator: Array
+    ) -> Array:
+        """Log p(x, z | numerator) / p(x, z | denominator) of each row, (n,).
 
-def _mask(counts: Array) -> Array:
-    """Which of the slots (n, MAX_EMISSIONS) hold an emission."""
-    return np.arange(MAX_EMISSIONS) < counts[:, None]
-
-
-def _pad(values: Array, counts: Array) -> Array:
-    """(counts.sum(), ...) as (n, MAX_EMISSIONS, ...) with zeros behind, float32."""
-    out = np.zeros((len(counts), MAX_EMISSIONS, *values.shape[1:]), dtype=np.float32)
-    out[_mask(counts)] = values
-    return out
-
-
-def _declare(events: int | None) -> dict[str, Field]:
-    """The fields of one event, or of a set."""
-
-    def field(names: Sequence[str], **more: Any) -> Field:
-        if events is None:
-            return Field((len(names),), names=tuple(names), **more)
-        shape = (events, len(names))
-        return Field(shape, layout="set", iid=True, names=tuple(names), **more)
-
-    slots = range(1, MAX_EMISSIONS + 1)
-    angle = r"$\cos\theta^*$"
-    z_p: dict[str, Any] = {"labels": ("$m$", angle), "units": ("GeV", "")}
-    if events is None:
-        z_p["support"] = ((contact.M_LOW, -1.0), (contact.M_HIGH, 1.0))
-        z_s = Field(
-            (MAX_EMISSIONS, 2),
-            layout="set",
-            names=("ln_kt", "eta"),
-            labels=(r"$\ln(k_t / \mathrm{GeV})$", r"$\eta$"),
-        )
-    else:
-        z_s = field(["count", *(f"{name}_{i}" for i in slots for name in ("ln_kt", "eta"))])
-    return {
-        "x": field(
-            ["E_vis", "cos_theta", "n_det", "tau"],
-            labels=(r"$E_\mathrm{vis}$", angle, r"$n_\mathrm{det}$", r"$\tau$"),
-            units=("GeV", "", "", ""),
-        ),
-        "z_p": field(["m", "cos_theta"], **z_p),
-        "z_s": z_s,
-        "z_d": field(["energy", "axis", "tau", *(f"seen_{i}" for i in slots)]),
-        "joint_score": Field((2,), names=("d_eps", "d_alpha_s"), units=("TeV^2", "")),
-    }
-
-
-def _checked(theta: Any) -> Array:
-    """Theta (..., 2) as float64.
-
-    Raises:
-        ValueError: If eps or alpha_s lies where the chain is not defined.
-    """
-    values = np.asarray(theta, dtype=np.float64)
-    if values.shape[-1:] != (2,):
-        raise ValueError(f"theta must be (n, 2), eps and alpha_s; got shape {values.shape}")
-    eps, alpha_s = values[..., 0], values[..., 1]
-    if not np.all(np.isfinite(eps) & (eps > -1)):
-        raise ValueError(
-            "eps must be above -1 TeV^-2, where the amplitude begins to cross zero inside the "
-            f"mass range; got {eps.min()}"
-        )
-    if not np.all((alpha_s > 0) & (alpha_s < POLE)):
-        raise ValueError(
-            f"alpha_s must lie between 0 and {POLE:.4f}, where the Landau pole meets the shower's "
-            f"cut-off; got values from {alpha_s.min()} to {alpha_s.max()}"
-        )
-    return values
+        Arguments:
+            fields: As of `joint_log_likelihood`.
+            numerator: Theta (n, 2), or (2,) for all rows.
+            denominator: Likewise; where the rows come from it, the ratio has mean one.
+        """
+        above = self.joint_log_likelihood(fields, numerator)
+        return above - self.joint_log_likelihood(fields, denominator)

@@ -16,12 +16,13 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["M_HIGH", "M_LOW", "draw", "log_prob", "score"]
+__all__ = ["M_HIGH", "M_LOW", "TEV", "draw", "log_norm", "log_norm_slope", "log_prob", "score"]
 
 import numpy as np
 from numpy import ndarray as Array
 
 TEV = 1000.0
+"""One TeV in GeV."""
 M_LOW, M_HIGH = 200.0, 1000.0
 """The range of the mass m, GeV."""
 
@@ -35,6 +36,16 @@ def _moment(k: int) -> float:
 M_0, M_2, M_4 = (_moment(k) for k in (0, 2, 4))
 
 
+def log_norm(eps: Array) -> Array:
+    """Log N(eps), with u as the integration variable."""
+    return np.log(8 / 3 * (2 * M_0 + 2 * eps * M_2 + eps**2 * M_4))
+
+
+def log_norm_slope(eps: Array) -> Array:
+    """The derivative of `log_norm` by eps."""
+    return (2 * M_2 + 2 * eps * M_4) / (2 * M_0 + 2 * eps * M_2 + eps**2 * M_4)
+
+
 def log_prob(m: Array, c: Array, eps: Array) -> Array:
     """Log p(m, c | eps), a density in GeV and cos theta*; -inf outside the range.
 
@@ -46,10 +57,10 @@ def log_prob(m: Array, c: Array, eps: Array) -> Array:
     u = m / TEV
     f = 1 + eps * u**2
     amplitude = (f * (1 + c)) ** 2 + (1 - c) ** 2
-    norm = 8 / 3 * (2 * M_0 + 2 * eps * M_2 + eps**2 * M_4) * TEV
+    log_total = log_norm(eps) + np.log(TEV)
     within = (m >= M_LOW) & (m <= M_HIGH) & (np.abs(c) <= 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(within, np.log(amplitude) - 3 * np.log(u) - np.log(norm), -np.inf)
+        return np.where(within, np.log(amplitude) - 3 * np.log(u) - log_total, -np.inf)
 
 
 def score(m: Array, c: Array, eps: Array) -> Array:
@@ -62,8 +73,7 @@ def score(m: Array, c: Array, eps: Array) -> Array:
     u2 = (m / TEV) ** 2
     f = 1 + eps * u2
     plus = f * (1 + c) ** 2
-    mean = (2 * M_2 + 2 * eps * M_4) / (2 * M_0 + 2 * eps * M_2 + eps**2 * M_4)
-    return 2 * u2 * plus / (f * plus + (1 - c) ** 2) - mean
+    return 2 * u2 * plus / (f * plus + (1 - c) ** 2) - log_norm_slope(eps)
 
 
 def draw(eps: Array, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -1,0 +1,1 @@
+"""The simulators against what is known of them: exact answers, identities, and learned models."""
