@@ -59,7 +59,7 @@ class FlatSky:
         return np.tril_indices(self.pixels // 2 + 1)
 
     @cached_property
-    def _square(self) -> Array:
+    def square(self) -> Array:
         """The bin of each wave number in the quadrant, shape (N/2 + 1, N/2 + 1)."""
         i, j = np.indices((self.pixels // 2 + 1,) * 2)
         high, low = np.maximum(i, j), np.minimum(i, j)
@@ -69,7 +69,7 @@ class FlatSky:
     def _half_plane(self) -> Array:
         """The bin of each mode of rfft2, shape (N, N/2 + 1)."""
         rows = np.abs(np.fft.fftfreq(self.pixels, 1 / self.pixels)).round().astype(int)
-        return self._square[rows]
+        return self.square[rows]
 
     @cached_property
     def multipoles(self) -> Array:
@@ -107,7 +107,7 @@ class FlatSky:
     def _transform(self, values: Array) -> Array:
         """The discrete Fourier transform of a symmetric array, bins to bins."""
         i, j = self._pairs
-        return dctn(np.take(values, self._square, axis=-1), type=1, axes=(-2, -1))[..., i, j]
+        return dctn(np.take(values, self.square, axis=-1), type=1, axes=(-2, -1))[..., i, j]
 
     def correlation(self, spectrum: Array) -> Array:
         """From C_l in bins to the correlation at separations in bins; separation 0 is bin 0."""

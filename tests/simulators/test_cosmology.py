@@ -25,10 +25,10 @@ KINDS = [
 
 def latents_of(simulator, theta, rng):
     """White noise and maps of one theta each, in double precision."""
-    shape = (len(theta), simulator.pixels, simulator.pixels)
+    shape = (len(theta), simulator.bins, simulator.pixels, simulator.pixels)
     white = rng.standard_normal(shape)
     x = simulator.signal(theta, white) + simulator.sigma_pix * rng.standard_normal(shape)
-    return x[:, None], white[:, None]
+    return x, white
 
 
 def central_difference(function, theta, step=1e-4):
@@ -47,7 +47,7 @@ def dense_covariance(simulator, theta):
     fundamental = 2 * np.pi / sky.side
     multipoles = fundamental * np.hypot(k[:, None], k).ravel()
     multipoles[0] = fundamental
-    C = simulator.emulator(multipoles, np.array([theta]))[0]
+    C = simulator.emulator(multipoles, np.array([theta]))[0, 0]
     y, x = (axis.ravel() for axis in np.mgrid[:N, :N])
     lag_y, lag_x = y[:, None] - y, x[:, None] - x
     modes = np.stack(np.meshgrid(k, k, indexing="ij"), -1).reshape(-1, 2)
@@ -77,8 +77,8 @@ def test_fields_are_as_declared_and_repeat():
     alone = ConvergenceMaps(pixels=8, record=())(theta, seed=3)
     assert list(alone) == ["x"]
     np.testing.assert_array_equal(alone["x"], fields["x"])
-    kappa = simulator.signal(theta, fields["z_white"][:, 0])
-    np.testing.assert_allclose(kappa, fields["z_kappa"][:, 0], rtol=1e-5, atol=1e-8)
+    kappa = simulator.signal(theta, fields["z_white"])
+    np.testing.assert_allclose(kappa, fields["z_kappa"], rtol=1e-5, atol=1e-8)
 
 
 def test_prior_is_the_box_with_labels():
@@ -164,7 +164,7 @@ def test_white_joint_score_is_the_slope_of_the_joint_density(field):
     x, white = latents_of(simulator, BOTH, np.random.default_rng(5))
 
     def log_joint(theta):
-        residual = (x - simulator.signal(theta, white[:, 0])[:, None]) / simulator.sigma_pix
+        residual = (x - simulator.signal(theta, white)) / simulator.sigma_pix
         return -(residual**2).sum((1, 2, 3)) / 2
 
     slope = central_difference(log_joint, BOTH)
@@ -177,7 +177,7 @@ def test_field_joint_score_is_the_slope_of_the_fields_density(field):
     """x | kappa does not depend on theta: the density of the noise-free map is left."""
     simulator = ConvergenceMaps(**SMALL, field=field, latents="field")
     x, white = latents_of(simulator, BOTH, np.random.default_rng(6))
-    kappa = simulator.signal(BOTH, white[:, 0])[:, None]
+    kappa = simulator.signal(BOTH, white)
     exact = ConvergenceMaps(**SMALL, field=field, noise=False)
     found = simulator.joint_score(x, white, BOTH)
     np.testing.assert_allclose(found, exact.score(kappa, BOTH), rtol=1e-9, atol=1e-9)
@@ -194,7 +194,7 @@ def test_mixed_joint_score_is_the_slope_of_the_mixed_density(field):
 
     def gaussian_modes(theta):
         """Fourier modes of G, less its s^2 / 2 for a lognormal, whose log it is."""
-        kappa = simulator.signal(theta, white[:, 0])
+        kappa = simulator.signal(theta, white)[:, 0]
         return np.fft.rfft2(np.log1p(kappa / shift) if field == "lognormal" else kappa)
 
     held = gaussian_modes(BOTH)
@@ -204,11 +204,12 @@ def test_mixed_joint_score_is_the_slope_of_the_mixed_density(field):
         y = np.fft.irfft2(modes)
         kappa = shift * np.expm1(y) if field == "lognormal" else y
         residual = (x[:, 0] - kappa) / simulator.sigma_pix
-        spectra = simulator._spectra(theta)
+        spectra = simulator._field.spectra(theta)
         centred = held.copy()
-        centred[:, 0, 0] += simulator.pixels**2 * spectra.s2 / 2
+        centred[:, 0, 0] += simulator.pixels**2 * spectra.s2[:, 0] / 2
         power = sky.fold(np.abs(centred) ** 2) * sky.pixel_area / simulator.pixels**2
-        prior = power / spectra.P + sky.counts * np.log(spectra.P)
+        P = spectra.P[:, 0, 0]
+        prior = power / P + sky.counts * np.log(P)
         return -(residual**2).sum((1, 2)) / 2 - (prior * ~simulator._white).sum(-1) / 2
 
     slope = central_difference(log_joint, BOTH)
@@ -255,7 +256,7 @@ def test_power_of_the_maps_is_C_l_plus_N_l(field):
     simulator = ConvergenceMaps(pixels=32, field=field)
     x = simulator(np.tile(OTHER, (1500, 1)), seed=11)["x"]
     sky = simulator.sky
-    S = simulator.C_l(np.array([OTHER]))[0] + simulator.N_l
+    S = simulator.C_l(np.array([OTHER]))[0, 0, 0] + simulator.N_l
     edges = np.geomspace(71, 72 * 23, 9)
     found = power_spectrum(x, simulator.side_deg, edges).astype(float)
     band = np.searchsorted(edges, sky.multipoles, side="right") - 1
@@ -270,7 +271,7 @@ def test_modes_of_a_gaussian_map_are_chi_squared():
     simulator = ConvergenceMaps(pixels=32)
     x = simulator(np.tile(TRUTH, (200, 1)), seed=12)["x"][:, 0].astype(float)
     d = simulator.sky.fold(np.abs(np.fft.rfft2(x)) ** 2) * simulator.sky.pixel_area / 32**2
-    S = simulator.C_l(np.array([TRUTH]))[0] + simulator.N_l
+    S = simulator.C_l(np.array([TRUTH]))[0, 0, 0] + simulator.N_l
     total = (d / S).sum()
     assert 1e-4 < chi2(200 * 32**2).cdf(total) < 1 - 1e-4
     assert kstest((d / S).sum(-1), chi2(32**2).cdf).pvalue > 1e-3
@@ -283,7 +284,7 @@ def test_lognormal_pixels_are_lognormal_of_mean_zero():
     assert kappa.min() > -simulator.shift
     means = kappa.mean((1, 2))
     assert abs(means.mean()) < 4 * means.std() / 3000**0.5
-    variance = simulator.sky.correlation(simulator.C_l(np.array([OTHER])))[0, 0]
+    variance = simulator.sky.correlation(simulator.C_l(np.array([OTHER])))[0, 0, 0, 0]
     s2 = np.log1p(variance / simulator.shift**2)
     # One pixel a map: independent draws.
     y = np.log1p(kappa[:, 5, 9] / simulator.shift)
@@ -298,7 +299,7 @@ def test_lognormal_spectra_are_positive_in_every_corner(shift):
     simulator = ConvergenceMaps(field="lognormal", shift=shift)
     low, high = simulator.emulator.low, simulator.emulator.high
     corners = np.stack(np.meshgrid(*zip(low, high)), -1).reshape(-1, 3)
-    spectra = simulator._spectra(corners)
+    spectra = simulator._field.spectra(corners)
     assert (spectra.P > 0).all() and spectra.ratio.min() > 0.9
 
 
