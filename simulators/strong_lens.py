@@ -275,6 +275,11 @@ class StrongLens(Simulator):
             log_p = torch.xlogy(counts, rate) - rate - torch.lgamma(counts + 1)
         return log_p.sum((-3, -2, -1))
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The likelihood, where nothing is latent."""
+        return () if self.source is not None or self.subhalos else ("log_likelihood",)
+
     def log_likelihood(self, x: Array, theta: Array) -> Array:
         """The exact log p(x | theta); with Poisson noise the probability of the counts.
 
