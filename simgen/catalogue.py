@@ -38,4 +38,3 @@ def _parameters(simulator: Simulator) -> str:
         return "none"
     units = simulator.prior.units or ("",) * len(simulator.names)
     return ", ".join(f"{n} [{u}]" if u else n for n, u in zip(simulator.names, units))
-

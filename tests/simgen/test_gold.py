@@ -137,7 +137,9 @@ def test_scores_by_standardised_theta(tmp_path):
     x = theta[:, :2] + rng.standard_normal((500, 2))
     score = rng.standard_normal((500, 3))
     data = simgen.Dataset.create(tmp_path / "d", theta=theta, x=x, joint_score=score, prior=prior)
-    source = Source(parse("x | theta"), parse("x | theta").resolve(data.fields), data, None, 0, 1)
+    source = Source(
+        parse("x | theta"), parse("x | theta").resolve(data.fields), data, None, 0, 1 << 20
+    )
     pipeline = prepare(source.expression, source.fields, source, None, SMALL)
     standardise = pipeline.given_field("theta")
     assert not standardise.plain
@@ -151,7 +153,7 @@ def test_scores_by_standardised_theta(tmp_path):
     assert (found[:, 2] == 0).all()
 
 
-@pytest.mark.parametrize("memory", [1 << 30, 20_000])
+@pytest.mark.parametrize("memory", [1 << 30, 10_000])
 def test_batches_carry_the_scores_of_their_rows(dataset, memory):
     parsed = parse("x | theta")
     source = Source(
@@ -160,7 +162,7 @@ def test_batches_carry_the_scores_of_their_rows(dataset, memory):
     torch.manual_seed(0)
     pipeline = prepare(parsed, source.fields, source, None, SMALL)
     feed = source.feed(pipeline, False, 64)
-    assert feed.raw.in_memory is (memory > 20_000)
+    assert feed.raw.in_memory is (memory > 10_000)
     batches = list(feed.epoch(0))
     u = torch.cat([b.given["theta"] for b in batches])
     gold = torch.cat([b.gold for b in batches])
@@ -254,9 +256,7 @@ def test_the_score_of_x_in_place_of_z_is_caught(tmp_path):
     """The mistake of MadMiner's tutorial: (x - m) / s^2 has mean zero, and is no joint score."""
     false = Chain("x for z")
     theta, fields = rows(false, 4000, 0)
-    first, second = score_identities(
-        false.prior, theta, fields["joint_score"], [fields["x"]]
-    )
+    first, second = score_identities(false.prior, theta, fields["joint_score"], [fields["x"]])
     assert first.chance > 1e-3 and second.chance < 1e-6
     data = made(false, 4000, tmp_path / "false")
     with pytest.raises(ValueError, match=r"is no joint score: d E\[h\] = E\[h score\] fails by"):

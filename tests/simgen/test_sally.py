@@ -71,7 +71,7 @@ def test_the_score_of_galtons_board(tmp_path):
     (found,) = correlations(network, x, board.score(x, np.array([-0.4])))
     assert found > 0.99
     (other,) = correlations(network, x, board.score(x, np.array([0.4])))
-    assert other < 0.97
+    assert other < found - 5e-3
 
 
 def test_as_an_embedding(tmp_path):
@@ -121,9 +121,7 @@ def test_heavy_tails_do_not_bend_the_mean(tmp_path):
     x = theta + rng.standard_normal(theta.shape)
     score = (x - theta) + rng.standard_t(2.1, theta.shape)
     prior = simgen.Prior(a=Uniform(-1.0, 1.0))
-    data = simgen.Dataset.create(
-        tmp_path / "d", theta=theta, x=x, joint_score=score, prior=prior
-    )
+    data = simgen.Dataset.create(tmp_path / "d", theta=theta, x=x, joint_score=score, prior=prior)
     network = sally(data, theta_ref=[0.0], max_epochs=3)
     (found,) = correlations(network, x[:2000], x[:2000])
     assert found > 0.99
