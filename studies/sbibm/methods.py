@@ -78,6 +78,10 @@ def peer(method: str, **settings: Any) -> Method:
 METHODS: dict[str, tuple[str, Method]] = {
     "flow": ("simgen.Flow()", family(simgen.Flow())),
     "ensemble": ("simgen.Ensemble(Flow(), 5)", family(simgen.Ensemble(simgen.Flow(), 5))),
+    "diffusions": (
+        "simgen.Ensemble(Diffusion(), 5)",
+        family(simgen.Ensemble(simgen.Diffusion(), 5)),
+    ),
     "diffusion": ("simgen.Diffusion()", family(simgen.Diffusion())),
     "vae": ("simgen.VAE()", family(simgen.VAE())),
     "joint": ("simgen.Diffusion(), joint", joint(simgen.Diffusion())),
