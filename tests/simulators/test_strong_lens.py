@@ -9,7 +9,7 @@ from scipy.stats import norm, poisson
 
 import simgen
 from simulators.galaxies import GalaxySources
-from simulators.lens_operator import LensOperator, lens_operator
+from simulators.lensing_operator import LensOperator, lens_operator
 from simulators.lensing import LENS
 from simulators.strong_lens import StrongLens
 

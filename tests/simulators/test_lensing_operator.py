@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from simulators.lens_operator import lens_operator
+from simulators.lensing_operator import lens_operator
 from simulators.lensing import grid, trace
 from simulators.sersic import sersic, sersic_flux
 from simulators.strong_lens import StrongLens
