@@ -309,8 +309,9 @@ class Target(nn.Module):
         return total + self.scale[self.keep].log().sum()
 
     def inverse(self, z: Tensor, rounded: bool = True) -> Tensor:
-        """y (..., d, *grid), float64, of z (..., k, *grid); whole numbers are rounded down, what is
-        below zero to a zero that is there.
+        """y (..., d, *grid), float64, of z (..., k, *grid).
+
+        Whole numbers are rounded down; where zeros are, what is below zero is a zero.
         """
         z = self._last(z)
         u = self.loc.expand(*z.shape[:-1], -1).clone()
