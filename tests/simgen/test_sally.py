@@ -49,7 +49,7 @@ def test_the_score_of_a_linear_gaussian(tmp_path, events):
     network = sally(data, theta_ref=[0.3, -0.2], max_epochs=30)
     _, fresh, _ = linear(1000, seed=1, events=events)
     for found in correlations(network, fresh, exact(fresh, [0.3, -0.2])):
-        assert found > 0.99
+        assert found > 0.98
 
 
 def test_rows_at_the_reference_point_alone(tmp_path):
