@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from simulators.lensing_operator import lens_operator
 from simulators.lensing import grid, trace
+from simulators.lensing_operator import lens_operator
 from simulators.sersic import sersic, sersic_flux
 from simulators.strong_lens import StrongLens
 

@@ -9,8 +9,8 @@ from scipy.stats import norm, poisson
 
 import simgen
 from simulators.galaxies import GalaxySources
-from simulators.lensing_operator import LensOperator, lens_operator
 from simulators.lensing import LENS
+from simulators.lensing_operator import LensOperator, lens_operator
 from simulators.strong_lens import StrongLens
 
 SMALL = {"pixels": 16, "side": 3.2}
