@@ -181,6 +181,30 @@ class ConditionalDistribution(Distribution):
         lead = z_t.shape[: z_t.dim() - len(shape)]
         return self._chunks(0, lambda q, z: q.denoise(z, alpha, sigma), z_t, lead, shape)
 
+    @property
+    def modelled_shape(self) -> torch.Size:
+        """Shape of what the model itself draws, in its own standardised space."""
+        return self._pipeline.modelled_shape
+
+    @property
+    def process(self) -> Any:
+        """The forward process of a diffusion model, with the noise levels in use; else None."""
+        model = self._heads[0].model
+        return getattr(model, "process", None) if len(self._heads) == 1 else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self._pipeline.device
+
+    def modelled_sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws (*sample_shape, *batch_shape, *modelled shape) in the model's own space."""
+        shape = torch.Size([sample_shape] if isinstance(sample_shape, int) else sample_shape)
+        generator = torch.Generator(self.device)
+        generator.manual_seed(int(torch.randint(2**62, ())))
+        with torch.no_grad():
+            return self._draw(0, torch.Size((*shape, *self.batch_shape)), generator)
+
     def to_physical(self, z: Tensor) -> Tensor:
         """Physical units of z in the model's own space; differentiable."""
         return self._physical(z)

@@ -25,84 +25,23 @@ from __future__ import annotations
 __all__ = ["GaussianPrior", "MixturePrior"]
 
 import math
-from dataclasses import dataclass
+from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, constraints
+from torch.distributions import Categorical, Distribution, MultivariateNormal, constraints
 
-
-@dataclass(frozen=True)
-class Gaussians:
-    """k Gaussians over d numbers, by mean (k, d) and eigenvectors (k, d, d) and -values (k, d) of
-    their covariances; float64.
-    """
-
-    mean: Tensor
-    vectors: Tensor
-    values: Tensor
-
-    @classmethod
-    def of(cls, mean: Tensor, covariance: Tensor) -> Gaussians:
-        """From means (k, d) and covariances (k, d, d)."""
-        values, vectors = torch.linalg.eigh(covariance)
-        if (values[:, 0] < -1e-6 * values.abs().amax(-1)).any():
-            raise ValueError("a covariance has a negative eigenvalue")
-        return cls(mean, vectors, values.clamp(min=0))
-
-    @property
-    def covariance(self) -> Tensor:
-        """The covariances (k, d, d)."""
-        return self._matrix(self.values)
-
-    def _matrix(self, values: Tensor) -> Tensor:
-        """U diag(values) U^T, for eigenvalues (..., k, d)."""
-        return (self.vectors * values[..., None, :]) @ self.vectors.mT
-
-    def _rotate(self, x: Tensor) -> Tensor:
-        """U^T x of x (..., k, d)."""
-        return torch.einsum("kij,...ki->...kj", self.vectors, x)
-
-    def log_prob(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """log p(x_t) (..., k) of x_t (..., d), alpha and sigma (...)."""
-        a, s = alpha[..., None, None], sigma[..., None, None]
-        variance = a**2 * self.values + s**2
-        white = self._rotate(x[..., None, :] - a * self.mean)
-        terms = white.square() / variance + variance.log() + math.log(2 * math.pi)
-        return -0.5 * terms.sum(-1)
-
-    def posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (..., k, d) and eigenvalues (..., k, d) of the covariance of x_0 given x_t."""
-        a, s = alpha[..., None, None], sigma[..., None, None]
-        gain = self.values / (a**2 * self.values + s**2)
-        white = self._rotate(x[..., None, :] - a * self.mean)
-        shift = torch.einsum("kij,...kj->...ki", self.vectors, a * gain * white)
-        return self.mean + shift, s**2 * gain
-
-    def condition(self, A: Tensor, y: Tensor, S: Tensor) -> tuple[Gaussians, Tensor]:
-        """The Gaussians given y = A x_0 + N(0, S), and the evidence log p(y) of each, (k,)."""
-        covariance = self.covariance
-        total = A @ covariance @ A.T + S
-        gain = torch.linalg.solve(total, A @ covariance).mT
-        residual = y - self.mean @ A.T
-        mean = self.mean + torch.einsum("kij,kj->ki", gain, residual)
-        rest = torch.eye(A.shape[1], dtype=A.dtype, device=A.device) - gain @ A
-        # Joseph's form stays positive where (I - K A) C cancels
-        new = rest @ covariance @ rest.mT + gain @ S @ gain.mT
-        evidence = torch.distributions.MultivariateNormal(
-            self.mean @ A.T, total, validate_args=False
-        ).log_prob(y)
-        return Gaussians.of(mean, (new + new.mT) / 2), evidence
+from .components import components
+from .covariance import Covariance, Structured, as_covariance
 
 
 class _ClosedForm(Distribution):
-    """What the Gaussian and the mixture share: shapes, types, and the weighted components."""
+    """What the Gaussian and the mixture share: shapes and types."""
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
     density = "exact"
-    gaussians: Gaussians
-    log_weights: Tensor
+    _like: Tensor
 
     def __init__(self, event: torch.Size, dtype: torch.dtype) -> None:
         super().__init__(torch.Size(), event, validate_args=False)
@@ -122,10 +61,22 @@ class _ClosedForm(Distribution):
                 f"values must be (..., {', '.join(map(str, self.event_shape))}); "
                 f"got {tuple(x.shape)}"
             )
-        like = self.gaussians.mean
+        like = self._like
         numbers = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in levels)
         flat = x.to(like).reshape(*lead, like.shape[-1])
         return (flat, *(v.expand(lead) for v in numbers))
+
+    @abstractmethod
+    def _noisy(self, x: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """log p(x_t) (...) of x_t (..., d)."""
+
+    @abstractmethod
+    def _mean(self, x: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """E[x_0 | x_t] (..., d) of x_t (..., d)."""
+
+    @abstractmethod
+    def moments(self, x_t: Tensor, sigma: float) -> tuple[Tensor, Covariance]:
+        """E and Cov of x_0 given x_t = x_0 + sigma eps, rows (n, d) of float64."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(value), shape (...)."""
@@ -133,42 +84,16 @@ class _ClosedForm(Distribution):
 
     def noisy_log_prob(self, x_t: Tensor, alpha: Any, sigma: Any) -> Tensor:
         """log p(x_t), shape (...), of x_t = alpha x_0 + sigma eps."""
-        x, a, s = self._flat(x_t, alpha, sigma)
-        log_p = self.gaussians.log_prob(x, a, s) + self.log_weights
-        return log_p.logsumexp(-1).to(x_t.dtype)
-
-    def _responsible(self, x: Tensor, a: Tensor, s: Tensor) -> Tensor:
-        """p(component | x_t), (..., k)."""
-        return (self.gaussians.log_prob(x, a, s) + self.log_weights).softmax(-1)
+        return self._noisy(*self._flat(x_t, alpha, sigma)).to(x_t.dtype)
 
     def denoise(self, x_t: Tensor, alpha: Any, sigma: Any) -> Tensor:
         """E[x_0 | x_t] (..., *event); alpha and sigma are numbers or (...)."""
-        x, a, s = self._flat(x_t, alpha, sigma)
-        means, _ = self.gaussians.posterior(x, a, s)
-        mean = (self._responsible(x, a, s)[..., None] * means).sum(-2)
-        return mean.to(x_t.dtype).view_as(x_t)
-
-    def posterior(self, x_t: Tensor, alpha: Any, sigma: Any) -> tuple[Tensor, Tensor]:
-        """Mean (..., *event) and covariance (..., d, d) of x_0 given x_t."""
-        x, a, s = self._flat(x_t, alpha, sigma)
-        means, values = self.gaussians.posterior(x, a, s)
-        share = self._responsible(x, a, s)
-        mean = (share[..., None] * means).sum(-2)
-        between = means - mean[..., None, :]
-        covariance = torch.einsum("...k,...kij->...ij", share, self.gaussians._matrix(values))
-        covariance = covariance + torch.einsum("...k,...ki,...kj->...ij", share, between, between)
-        return mean.to(x_t.dtype).view_as(x_t), covariance.to(x_t.dtype)
-
-    def log_evidence(self, A: Any, y: Any, S: Any) -> Tensor:
-        """log p(y) of y = A x + N(0, S), float64."""
-        _, evidence = self.gaussians.condition(*self._linear(A, y, S))
-        return (evidence + self.log_weights).logsumexp(-1)
+        return self._mean(*self._flat(x_t, alpha, sigma)).to(x_t.dtype).view_as(x_t)
 
     def _linear(self, A: Any, y: Any, S: Any) -> tuple[Tensor, Tensor, Tensor]:
         """A (m, d), y (m,), S (m, m), checked, float64."""
-        like = self.gaussians.mean
-        A, y, S = (torch.as_tensor(v).to(like) for v in (A, y, S))
-        m, d = y.numel(), like.shape[-1]
+        A, y, S = (torch.as_tensor(v).to(self._like) for v in (A, y, S))
+        m, d = y.numel(), self._like.shape[-1]
         if A.shape != (m, d) or y.dim() != 1 or S.shape != (m, m):
             raise ValueError(
                 f"of {m} observed numbers y (m,), A must be (m, d) = {(m, d)} and S (m, m); "
@@ -178,7 +103,7 @@ class _ClosedForm(Distribution):
 
     def _draw(self, sample_shape: Any) -> tuple[Tensor, torch.Size]:
         shape = torch.Size([sample_shape] if isinstance(sample_shape, int) else sample_shape)
-        like = self.gaussians.mean
+        like = self._like
         noise = torch.randn(*shape, like.shape[-1], dtype=like.dtype, device=like.device)
         return noise, shape
 
@@ -193,8 +118,12 @@ class GaussianPrior(_ClosedForm):
 
     Arguments:
         mean: Of any shape (*event), of d numbers.
-        covariance: Of the flattened numbers, (d, d), positive semi-definite; `log_prob` needs it
-            definite.
+        covariance: Of the flattened numbers: (d, d), d variances, a number, or one of
+            `DenseCovariance`, `DiagonalCovariance`, `FourierCovariance`, `LowRankCovariance`;
+            positive semi-definite, `log_prob` needs it definite.
+
+    Attributes:
+        structure: The covariance as an operator.
 
     Raises:
         ValueError: If the shapes do not agree or the covariance has a negative eigenvalue.
@@ -205,41 +134,70 @@ class GaussianPrior(_ClosedForm):
     def __init__(self, mean: Any, covariance: Any) -> None:
         mean = torch.as_tensor(mean)
         super().__init__(mean.shape, mean.dtype)
-        flat = mean.double().reshape(1, -1)
-        matrix = _square(covariance, (flat.shape[1],) * 2, flat)
-        self.gaussians = Gaussians.of(flat, matrix[None])
-        self.log_weights = flat.new_zeros(1)
+        self._like = mean.double().flatten()
+        self.structure: Structured = as_covariance(covariance, mean.numel())
 
     @property
     def mean(self) -> Tensor:
         """The mean (*event)."""
-        return self.gaussians.mean[0].to(self.dtype).view(self.event_shape)
+        return self._like.to(self.dtype).view(self.event_shape)
 
     @property
     def variance(self) -> Tensor:
         """The variance of each number, (*event)."""
-        return self.covariance.diagonal().to(self.dtype).view(self.event_shape)
+        return self.structure.diagonal().to(self.dtype).view(self.event_shape)
 
     @property
     def covariance(self) -> Tensor:
         """The covariance (d, d), float64."""
-        return self.gaussians.covariance[0]
+        return self.structure.dense()
+
+    def _noisy(self, x: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        rest = x / a[..., None] - self._like
+        shift = (s / a) ** 2
+        square = (rest * self.structure.solve(rest, shift)).sum(-1)
+        logdet = self.structure.logdet(shift) + x.shape[-1] * (2 * a.log() + math.log(2 * math.pi))
+        return -0.5 * (square + logdet)
+
+    def _mean(self, x: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        rest = x / a[..., None] - self._like
+        return self._like + self.structure(self.structure.solve(rest, (s / a) ** 2))
+
+    def moments(self, x_t: Tensor, sigma: float) -> tuple[Tensor, Covariance]:
+        """E and Cov of x_0 given x_t = x_0 + sigma eps, rows (n, d) of float64."""
+        one = x_t.new_ones(len(x_t))
+        return self._mean(x_t, one, sigma * one), self.structure.denoised(sigma)
+
+    def posterior(self, x_t: Tensor, alpha: Any, sigma: Any) -> tuple[Tensor, Tensor]:
+        """Mean (..., *event) and covariance (..., d, d) of x_0 given x_t."""
+        x, a, s = self._flat(x_t, alpha, sigma)
+        unit = torch.eye(x.shape[-1]).to(x).expand(*x.shape, x.shape[-1])
+        ratio = ((s / a) ** 2)[..., None].expand(x.shape)
+        covariance = ratio[..., None] * self.structure(self.structure.solve(unit, ratio))
+        return self._mean(x, a, s).to(x_t.dtype).view_as(x_t), covariance.to(x_t.dtype)
 
     def transport(self, noise: Tensor) -> Tensor:
-        """m + C^(1/2) noise of noise (..., *event) ~ N(0, I), with the symmetric root."""
+        """m + R noise of noise (..., *event) ~ N(0, I), with a square root R of the covariance."""
         (flat,) = self._flat(noise)
-        root = self.gaussians._matrix(self.gaussians.values.sqrt())[0]
-        return (self.gaussians.mean[0] + flat @ root).to(noise.dtype).view_as(noise)
+        return (self._like + self.structure.root(flat)).to(noise.dtype).view_as(noise)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draws (*sample_shape, *event)."""
         noise, shape = self._draw(sample_shape)
         return self.transport(noise.view(*shape, *self.event_shape)).to(self.dtype)
 
+    def log_evidence(self, A: Any, y: Any, S: Any) -> Tensor:
+        """log p(y) of y = A x + N(0, S), float64."""
+        A, y, S = self._linear(A, y, S)
+        total = A @ self.structure(A).mT + S
+        return MultivariateNormal(A @ self._like, total, validate_args=False).log_prob(y)
+
     def condition(self, A: Any, y: Any, S: Any) -> GaussianPrior:
         """p(x | y) of y = A x + N(0, S): A (m, d), y (m,), S (m, m)."""
-        new, _ = self.gaussians.condition(*self._linear(A, y, S))
-        prior = GaussianPrior(new.mean[0].view(self.event_shape), new.covariance[0])
+        mean, covariance, _ = _conditioned(
+            self._like[None], self.structure.dense()[None], *self._linear(A, y, S)
+        )
+        prior = GaussianPrior(mean[0].view(self.event_shape), covariance[0])
         prior.dtype = self.dtype
         return prior
 
@@ -250,7 +208,8 @@ class MixturePrior(_ClosedForm):
     Arguments:
         weights: (k,), positive; normalised.
         means: (k, *event).
-        covariances: (k, d, d), of the flattened numbers.
+        covariances: (k, d, d) of the flattened numbers, or one that all components share: (d, d),
+            a number, or a kind of covariance as `GaussianPrior` takes it.
 
     Raises:
         ValueError: If the shapes do not agree, a weight is not positive, or a covariance has a
@@ -261,11 +220,12 @@ class MixturePrior(_ClosedForm):
         means = torch.as_tensor(means)
         super().__init__(means.shape[1:], means.dtype)
         flat = means.double().reshape(len(means), -1)
-        k, d = flat.shape
+        k = len(flat)
         weights = torch.as_tensor(weights).to(flat)
         if weights.shape != (k,) or not (weights > 0).all():
             raise ValueError(f"weights must be {(k,)} positive numbers; got {weights.tolist()}")
-        self.gaussians = Gaussians.of(flat, _square(covariances, (k, d, d), flat))
+        self._like = flat
+        self.components = components(flat, covariances)
         self.log_weights = (weights / weights.sum()).log()
 
     @property
@@ -274,41 +234,97 @@ class MixturePrior(_ClosedForm):
         return self.log_weights.exp()
 
     @property
+    def means(self) -> Tensor:
+        """The components' means (k, *event), float64."""
+        return self._like.view(-1, *self.event_shape)
+
+    @property
+    def covariances(self) -> Tensor:
+        """The components' covariances (k, d, d), float64."""
+        return self.components.covariances
+
+    @property
     def mean(self) -> Tensor:
         """The mean (*event)."""
-        mean = self.weights @ self.gaussians.mean
-        return mean.to(self.dtype).view(self.event_shape)
+        return (self.weights @ self._like).to(self.dtype).view(self.event_shape)
 
     @property
     def variance(self) -> Tensor:
         """The variance of each number, (*event)."""
-        gaussians, weights = self.gaussians, self.weights[:, None]
-        second = gaussians.covariance.diagonal(dim1=1, dim2=2) + gaussians.mean**2
-        mean = (weights * gaussians.mean).sum(0)
-        return ((weights * second).sum(0) - mean**2).to(self.dtype).view(self.event_shape)
+        second = self.components.variances + self._like**2
+        variance = self.weights @ second - (self.weights @ self._like) ** 2
+        return variance.to(self.dtype).view(self.event_shape)
+
+    @property
+    def largest(self) -> float:
+        """The largest variance in any direction."""
+        rest = (self._like - self.weights @ self._like) * self.weights.sqrt()[:, None]
+        return float(torch.linalg.eigvalsh(rest @ rest.mT)[-1]) + self.components.largest
+
+    def _shares(self, x: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """p(component | x_t), (..., k)."""
+        return (self.components.log_prob(x, a, s) + self.log_weights).softmax(-1)
+
+    def _noisy(self, x: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return (self.components.log_prob(x, a, s) + self.log_weights).logsumexp(-1)
+
+    def _mean(self, x: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return self.components.mean(x, a, s, self._shares(x, a, s))
+
+    def moments(self, x_t: Tensor, sigma: float) -> tuple[Tensor, Covariance]:
+        """E and Cov of x_0 given x_t = x_0 + sigma eps, rows (n, d) of float64."""
+        one = x_t.new_ones(len(x_t))
+        a, s = one, sigma * one
+        share = self._shares(x_t, a, s)
+        mean = self.components.mean(x_t, a, s, share)
+        return mean, self.components.covariance(x_t, sigma, share)
+
+    def posterior(self, x_t: Tensor, alpha: Any, sigma: Any) -> tuple[Tensor, Tensor]:
+        """Mean (..., *event) and covariance (..., d, d) of x_0 given x_t."""
+        x, a, s = self._flat(x_t, alpha, sigma)
+        share = self._shares(x, a, s)
+        mean, covariance = self.components.dense(x, a, s, share)
+        return mean.to(x_t.dtype).view_as(x_t), covariance.to(x_t.dtype)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws (*sample_shape, *event)."""
         noise, shape = self._draw(sample_shape)
         pick = Categorical(logits=self.log_weights, validate_args=False).sample(shape)
-        root = self.gaussians._matrix(self.gaussians.values.sqrt())
-        draws = self.gaussians.mean[pick] + torch.einsum("...i,...ij->...j", noise, root[pick])
+        draws = self._like[pick] + self.components.root(noise, pick)
         return draws.to(self.dtype).view(*shape, *self.event_shape)
+
+    def log_evidence(self, A: Any, y: Any, S: Any) -> Tensor:
+        """log p(y) of y = A x + N(0, S), float64."""
+        _, _, evidence = _conditioned(self._like, self.covariances, *self._linear(A, y, S))
+        return (evidence + self.log_weights).logsumexp(-1)
 
     def condition(self, A: Any, y: Any, S: Any) -> MixturePrior:
         """p(x | y) of y = A x + N(0, S): A (m, d), y (m,), S (m, m)."""
-        new, evidence = self.gaussians.condition(*self._linear(A, y, S))
+        covariances = self.components.shared
+        if covariances is None:
+            covariances = self.covariances
+        mean, new, evidence = _conditioned(self._like, covariances, *self._linear(A, y, S))
         log_weights = (self.log_weights + evidence).log_softmax(-1)
         tiny = torch.finfo(log_weights.dtype).tiny
-        means = new.mean.view(-1, *self.event_shape)
-        prior = MixturePrior(log_weights.exp().clamp(min=tiny), means, new.covariance)
+        shared = new[0] if len(new) == 1 and len(mean) > 1 else new
+        means = mean.view(-1, *self.event_shape)
+        prior = MixturePrior(log_weights.exp().clamp(min=tiny), means, shared)
         prior.dtype = self.dtype
         return prior
 
 
-def _square(covariance: Any, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """A covariance or several, checked, float64."""
-    matrix = torch.as_tensor(covariance).to(like)
-    if matrix.shape != shape:
-        raise ValueError(f"the covariance must be {shape}; got {tuple(matrix.shape)}")
-    return (matrix + matrix.mT) / 2
+def _conditioned(
+    means: Tensor, covariances: Tensor, A: Tensor, y: Tensor, S: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Means (k, d), covariances (k or 1, d, d) and evidences (k,) of Gaussians given
+    y = A x_0 + N(0, S).
+    """
+    total = A @ covariances @ A.T + S
+    gain = torch.linalg.solve(total, A @ covariances).mT
+    residual = y - means @ A.T
+    mean = means + torch.einsum("kij,kj->ki", gain.expand(len(means), -1, -1), residual)
+    rest = torch.eye(A.shape[1]).to(A) - gain @ A
+    # Joseph's form stays positive where (I - K A) C cancels
+    new = rest @ covariances @ rest.mT + gain @ S @ gain.mT
+    evidence = MultivariateNormal(means @ A.T, total, validate_args=False).log_prob(y)
+    return mean, (new + new.mT) / 2, evidence

@@ -45,7 +45,7 @@ def test_densities_are_torchs():
         p.log_prob(x), MultivariateNormal(p.mean, p.covariance).log_prob(x), rtol=1e-9, atol=1e-9
     )
     q = mixture(3)
-    parts = MultivariateNormal(q.gaussians.mean, q.gaussians.covariance)
+    parts = MultivariateNormal(q.means, q.covariances)
     torch.testing.assert_close(
         q.log_prob(x), MixtureSameFamily(Categorical(q.weights), parts).log_prob(x)
     )

@@ -1,0 +1,325 @@
+r"""Explicit likelihoods p(y | x): an instrument, and its noise.
+
+.. math::
+    y = A(x) + N(0, \Sigma), \qquad y_i \sim \mathrm{Poisson}\bigl(A(x)_i\bigr)
+
+An operator is any callable in physical units, of rows (n, *event) to (n, *observed): linear or
+not, differentiable or not; what it can do is found out, not declared. It may take several
+unknowns, by the names of its arguments.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CallableLikelihood", "GaussianLikelihood", "PoissonLikelihood", "as_likelihood"]
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Operator = Callable[..., Any]
+Unknowns = Mapping[str, Tensor]
+"""Rows of each unknown, by name."""
+
+
+class Noise:
+    """N(0, Sigma) of m numbers: what makes it white.
+
+    Arguments:
+        sigma: A standard deviation, one a number, or (m, m): a covariance.
+        shape: Shape of what is observed.
+        covariance: Whether sigma is a covariance.
+
+    Raises:
+        ValueError: If the shapes do not agree or the noise is not positive.
+    """
+
+    def __init__(self, sigma: Any, shape: torch.Size, covariance: bool = False) -> None:
+        m = shape.numel()
+        value = torch.as_tensor(sigma).double()
+        square = value.shape == (m, m) and (covariance or len(shape) == 1) and m > 1
+        self.factor: Tensor | None = None
+        if square or (covariance and value.shape == (m, m)):
+            self.factor, failed = torch.linalg.cholesky_ex((value + value.mT) / 2)
+            if int(failed) or not torch.allclose(value, value.mT, rtol=1e-6, atol=0):
+                raise ValueError("the noise's covariance must be symmetric and positive definite")
+            self.logdet = 2 * float(self.factor.diagonal().log().sum())
+            return
+        if covariance:
+            raise ValueError(f"the noise's covariance must be {(m, m)}; got {tuple(value.shape)}")
+        if value.dim() and value.shape != shape:
+            try:
+                value = value.expand(shape)
+            except RuntimeError:
+                raise ValueError(
+                    f"sigma must be a number, {tuple(shape)} as the observation, or a covariance "
+                    f"{(m, m)}; got {tuple(value.shape)}"
+                ) from None
+        if not bool((value > 0).all() & value.isfinite().all()):
+            raise ValueError("sigma must be positive and finite")
+        self.sd = value.flatten() if value.dim() else value
+        self.logdet = 2 * float(self.sd.log().sum() if value.dim() else m * self.sd.log())
+
+    def white(self, residual: Tensor) -> Tensor:
+        """Residuals (..., m) in units of the noise."""
+        if self.factor is None:
+            return residual / self.sd.to(residual)
+        columns = torch.linalg.solve_triangular(
+            self.factor.to(residual), residual.reshape(-1, residual.shape[-1]).mT, upper=False
+        )
+        return columns.mT.view_as(residual)
+
+    def colour(self, noise: Tensor) -> Tensor:
+        """N(0, Sigma) of noise (..., m) ~ N(0, I)."""
+        return (
+            noise * self.sd.to(noise) if self.factor is None else noise @ self.factor.to(noise).mT
+        )
+
+
+class Likelihood(ABC):
+    """p(y | unknowns).
+
+    Attributes:
+        names: The unknowns that it takes by name; empty if it takes one, whatever its name.
+    """
+
+    names: tuple[str, ...] = ()
+
+    @abstractmethod
+    def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:
+        """log p(y | x) (n,) of n rows of the unknowns."""
+
+
+class GaussianLikelihood(Likelihood):
+    """y = A(x) + N(0, sigma^2).
+
+    Arguments:
+        operator: A: a callable of rows (n, *event) to (n, *observed), by torch if it is to be
+            differentiated, or a matrix (m, d). It may take several unknowns by name.
+        sigma: The noise's standard deviation: a number, one a number observed, a covariance
+            (m, m), or a callable of unknowns by name that returns rows of standard deviations.
+        covariance: The noise's covariance (m, m), in place of sigma.
+
+    Raises:
+        ValueError: If neither or both of sigma and covariance are given.
+    """
+
+    def __init__(self, operator: Any, sigma: Any = None, *, covariance: Any = None) -> None:
+        if (sigma is None) == (covariance is None):
+            raise ValueError("give either sigma= or covariance=")
+        self.operator = as_operator(operator)
+        self.sigma = sigma
+        self.covariance = covariance
+        self.names = _named(self.operator)
+        if callable(sigma):
+            self.names = tuple(dict.fromkeys((*self.names, *_named(sigma))))
+
+    def predict(self, unknowns: Unknowns) -> Tensor:
+        """A(x), (n, *observed)."""
+        return _tensor(_call(self.operator, unknowns))
+
+    def noise(self, shape: torch.Size) -> Noise:
+        """The noise of an observation of some shape, where it depends on nothing."""
+        if self.covariance is not None:
+            return Noise(self.covariance, shape, True)
+        return Noise(self.sigma, shape)
+
+    def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:
+        """log p(y | x) (n,) of n rows of the unknowns."""
+        mean = self.predict(unknowns)
+        rest = (y.to(mean) - mean).flatten(1)
+        constant = rest.shape[1] * math.log(2 * math.pi)
+        if callable(self.sigma):
+            sd = _tensor(_call(self.sigma, unknowns)).to(mean)
+            sd = sd.view(len(sd), -1) if sd.dim() else sd
+            log_sd = sd.log().expand_as(rest).sum(-1)
+            return -0.5 * ((rest / sd).square().sum(-1) + constant) - log_sd
+        noise = self.noise(y.shape)
+        return -0.5 * (noise.white(rest).square().sum(-1) + constant + noise.logdet)
+
+    def chi2(self, y: Tensor, unknowns: Unknowns) -> Tensor:
+        """Squared residuals in units of the noise, summed (n,)."""
+        mean = self.predict(unknowns).double()
+        rest = (y - mean).flatten(1)
+        if callable(self.sigma):
+            sd = _tensor(_call(self.sigma, unknowns)).double()
+            return (rest / sd.view(len(sd), -1)).square().sum(-1)
+        return self.noise(y.shape).white(rest).square().sum(-1)
+
+    def draw(self, unknowns: Unknowns, generator: torch.Generator) -> Tensor:
+        """Observations (n, *observed) of n rows of the unknowns."""
+        mean = self.predict(unknowns)
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        if callable(self.sigma):
+            sd = _tensor(_call(self.sigma, unknowns)).to(mean)
+            return mean + noise * sd.view(len(sd), *[1] * (mean.dim() - 1))
+        coloured = self.noise(mean.shape[1:]).colour(noise.flatten(1))
+        return mean + coloured.view_as(mean)
+
+
+class PoissonLikelihood(Likelihood):
+    """y ~ Poisson(A(x)), counts of a rate that A gives; a rate below zero counts as zero.
+
+    Arguments:
+        operator: As of `GaussianLikelihood`.
+    """
+
+    def __init__(self, operator: Any) -> None:
+        self.operator = as_operator(operator)
+        self.names = _named(self.operator)
+
+    def predict(self, unknowns: Unknowns) -> Tensor:
+        """A(x), (n, *observed)."""
+        return _tensor(_call(self.operator, unknowns))
+
+    def noise(self, shape: torch.Size, y: Tensor | None = None) -> Noise:
+        """The Gaussian noise that stands for Poisson's where one has to: of variance y, or 1."""
+        assert y is not None
+        return Noise(y.double().clamp(min=1).sqrt(), shape)
+
+    def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:
+        """log p(y | x) (n,) of n rows of the unknowns."""
+        rate = self.predict(unknowns)
+        counts = y.to(rate)
+        log_rate = rate.clamp(min=torch.finfo(rate.dtype).tiny).log()
+        terms = counts * log_rate - rate.clamp(min=0) - torch.lgamma(counts + 1)
+        return terms.flatten(1).sum(-1)
+
+    def chi2(self, y: Tensor, unknowns: Unknowns) -> Tensor:
+        """Squared residuals over the rate, summed (n,): Pearson's."""
+        rate = self.predict(unknowns).double().clamp(min=1e-12)
+        return ((y - rate).square() / rate).flatten(1).sum(-1)
+
+    def draw(self, unknowns: Unknowns, generator: torch.Generator) -> Tensor:
+        """Observations (n, *observed) of n rows of the unknowns."""
+        return torch.poisson(self.predict(unknowns).clamp(min=0), generator=generator)
+
+
+class CallableLikelihood(Likelihood):
+    """Any log p(y | x).
+
+    Arguments:
+        function: Of (y, x), of x alone with y in its closure, or of (y, and unknowns by name);
+            it returns (n,) log-likelihoods of n rows, or a torch Distribution over y.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        every = _arguments(function)
+        self.takes_y = len(every) != 1 or every[0] in ("y", "observed")
+        self.names = tuple(every[1:]) if self.takes_y else tuple(every)
+        if len(self.names) < 2:
+            self.alone, self.names = True, self.names
+        else:
+            self.alone = False
+
+    def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:
+        """log p(y | x) (n,) of n rows of the unknowns."""
+        lead = (y,) if self.takes_y else ()
+        if len(unknowns) == 1:
+            found = self.function(*lead, next(iter(unknowns.values())))
+        else:
+            found = self.function(*lead, **{k: unknowns[k] for k in self.names})
+        if hasattr(found, "log_prob"):
+            return _rows_of(found, y)
+        return _tensor(found)
+
+
+class ConditionalLikelihood(Likelihood):
+    """A fitted surrogate p(x | theta), or any callable of theta to a distribution over x.
+
+    Arguments:
+        surrogate: The conditional.
+    """
+
+    def __init__(self, surrogate: Any) -> None:
+        self.surrogate = surrogate
+        self.names = tuple(surrogate.expression.given)
+        self.given = self.names
+
+    def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:
+        """log p(y | theta) (n,) of n rows of theta."""
+        if len(unknowns) == 1 and len(self.given) == 1:
+            q = self.surrogate(next(iter(unknowns.values())))
+        else:
+            q = self.surrogate(**{k: unknowns[k] for k in self.given})
+        return _rows_of(q, y)
+
+
+def as_likelihood(value: Any) -> Likelihood:
+    """A likelihood: one of ours, a fitted conditional, or any callable.
+
+    Raises:
+        TypeError: If it is none of these.
+    """
+    if isinstance(value, Likelihood):
+        return value
+    if hasattr(value, "expression") and callable(value):
+        return ConditionalLikelihood(value)
+    if callable(value):
+        return CallableLikelihood(value)
+    raise TypeError(
+        "a likelihood is a GaussianLikelihood, a PoissonLikelihood, a fitted 'x | theta', or a "
+        f"callable log p(y | x); got {type(value).__name__}"
+    )
+
+
+def as_operator(operator: Any) -> Operator:
+    """A callable operator, of a matrix (m, d) too."""
+    if callable(operator):
+        return operator
+    matrix = torch.as_tensor(operator)
+    if matrix.dim() != 2:
+        raise ValueError(
+            f"an operator is a callable or a matrix (m, d); got shape {tuple(matrix.shape)}"
+        )
+
+    def multiply(x: Tensor) -> Tensor:
+        return x.flatten(1) @ matrix.to(x).mT
+
+    return multiply
+
+
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    """Names of the arguments that a function needs."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return ["y", "x"]
+    kinds = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.KEYWORD_ONLY,
+    )
+    return [p.name for p in parameters if p.kind in kinds and p.default is p.empty]
+
+
+def _named(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(_arguments(function))
+
+
+def _call(function: Callable[..., Any], unknowns: Unknowns) -> Any:
+    """Calls a function with one unknown as it is, with several by name."""
+    if len(unknowns) == 1:
+        return function(next(iter(unknowns.values())))
+    names = _named(function)
+    missing = [k for k in names if k not in unknowns]
+    if missing:
+        raise ValueError(
+            f"the operator asks for {missing[0]!r}; the unknowns are {', '.join(unknowns)}"
+        )
+    return function(**{k: unknowns[k] for k in names})
+
+
+def _tensor(value: Any) -> Tensor:
+    return torch.as_tensor(value)
+
+
+def _rows_of(q: Any, y: Tensor) -> Tensor:
+    """log q(y), one a row of a batch of distributions."""
+    found = q.log_prob(y)
+    return found.flatten(1).sum(-1) if found.dim() > 1 else found

@@ -1,0 +1,162 @@
+r"""Denoisers as samplers see them: priors in closed form, and networks in their own space.
+
+.. math::
+    \mathbb{E}[x_0 \mid x_0 + \sigma \epsilon], \qquad
+    V = \sigma^2 \frac{\partial\, \mathbb{E}[x_0 \mid x_t]}{\partial x_t}
+    \quad \text{or} \quad V \approx \sigma^2 C (C + \sigma^2 I)^{-1}
+
+A process with alpha is the same at x_t / alpha. Where a matrix a row is small, or little was
+observed, V is the derivative; else that of a Gaussian whose covariance C is that of the prior's
+own draws: of low rank and a diagonal, the same for all rows.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ClosedForm", "Network"]
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..covariance import Covariance, LowRankCovariance
+from ..gaussian import GaussianPrior
+from ..row_covariance import JacobianCovariance
+
+_MATRIX = 32  # dimensions up to which V is a matrix a row
+_FEW = 4  # numbers observed up to which V A^T is by products
+_DRAWS, _RANK = 1024, 256  # of the prior, for C
+_BELOW, _ABOVE = 0.05, 10.0  # noise levels beside the smallest and the largest deviation
+
+
+class ClosedForm:
+    """A `GaussianPrior` or `MixturePrior`.
+
+    Attributes:
+        size, smallest, largest, farthest, evaluations, dtype, device: As of `DenoisingPrior`.
+    """
+
+    dtype, device = torch.float64, torch.device("cpu")
+
+    def __init__(self, prior: Any) -> None:
+        self.prior = prior
+        self.size = prior.event_shape.numel()
+        gaussian = isinstance(prior, GaussianPrior)
+        high = prior.structure.largest if gaussian else prior.largest
+        low = prior.structure.smallest if gaussian else prior.components.smallest
+        self.smallest, self.largest = _BELOW * math.sqrt(low), _ABOVE * math.sqrt(high)
+        self.farthest = 1e3 * self.largest
+        self.evaluations = 0
+
+    def mean(self, x_t: Tensor, sigma: float) -> Tensor:
+        """E[x_0 | x_t] (n, d)."""
+        self.evaluations += len(x_t)
+        return self.prior.denoise(self._rows(x_t), 1.0, sigma).flatten(1).to(x_t)
+
+    def moments(self, x_t: Tensor, sigma: float) -> tuple[Tensor, Covariance]:
+        """E[x_0 | x_t] (n, d) and Cov[x_0 | x_t]."""
+        self.evaluations += len(x_t)
+        return self.prior.moments(x_t, sigma)
+
+    def physical(self, z: Tensor) -> Tensor:
+        """x (n, *event) of rows z (n, d)."""
+        return self._rows(z)
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """n draws (n, d) of the prior."""
+        with torch.random.fork_rng([]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            return self.prior.sample((n,)).reshape(n, -1).double()
+
+    def _rows(self, z: Tensor) -> Tensor:
+        return z.view(len(z), *self.prior.event_shape)
+
+
+class Network:
+    """A distribution that denoises in its own space: a fitted diffusion model, or any object with
+    `event_shape` and `denoise(x_t, alpha, sigma)`.
+
+    Arguments:
+        distribution: The distribution.
+        observed: How many numbers are observed of a row.
+
+    Attributes:
+        size, smallest, largest, farthest, evaluations, dtype, device: As of `DenoisingPrior`.
+        shared: Whether V is the same for all rows.
+    """
+
+    dtype = torch.float64  # of all but the network
+
+    def __init__(self, distribution: Any, observed: int) -> None:
+        self.distribution = distribution
+        self.shape = torch.Size(getattr(distribution, "modelled_shape", distribution.event_shape))
+        self.size = self.shape.numel()
+        self.process = getattr(distribution, "process", None)
+        self.device = torch.device(getattr(distribution, "device", "cpu"))
+        self.shared = self.size > _MATRIX and observed > _FEW
+        self.inside = torch.float32 if self.process is not None else torch.float64
+        self.evaluations = 0
+        if self.process is not None:
+            self.farthest = float(self.process.sigma_max)
+            self.smallest, self.largest = 20 * float(self.process.sigma_min), self.farthest / 8
+        else:
+            sd = self.draw(_DRAWS, torch.Generator().manual_seed(0)).double()
+            _, values, _ = torch.linalg.svd(sd - sd.mean(0), full_matrices=False)
+            scale = values[values > 1e-6 * values[0]] / math.sqrt(len(sd))
+            self.smallest, self.largest = _BELOW * float(scale[-1]), _ABOVE * float(scale[0])
+            self.farthest = self.largest
+        self._covariance: LowRankCovariance | None = None
+
+    def mean(self, x_t: Tensor, sigma: float) -> Tensor:
+        """E[x_0 | x_t] (n, d)."""
+        self.evaluations += len(x_t)
+        alpha, level = torch.ones(()), torch.tensor(float(sigma))
+        if self.process is not None:
+            ratio = torch.tensor(float(sigma), dtype=torch.float64)
+            alpha, level = (v.float() for v in self.process.at(ratio))
+        rows = (alpha * x_t).view(len(x_t), *self.shape).to(self.inside)
+        mean = self.distribution.denoise(rows, alpha.to(rows), level.to(rows))
+        return mean.reshape(len(x_t), -1).to(x_t)
+
+    def moments(self, x_t: Tensor, sigma: float) -> tuple[Tensor, Covariance]:
+        """E[x_0 | x_t] (n, d) and Cov[x_0 | x_t]."""
+        if self.shared:
+            with torch.no_grad():
+                mean = self.mean(x_t, sigma)
+            return mean, self.covariance.denoised(sigma)
+        with torch.enable_grad():
+            x = x_t.detach().requires_grad_()
+            mean = self.mean(x, sigma)
+        V = JacobianCovariance(x, mean, sigma**2)
+        return mean.detach(), V.matrices() if self.size <= _MATRIX else V
+
+    @property
+    def covariance(self) -> LowRankCovariance:
+        """C, of the prior's own draws: their leading directions, and what is left of each number's
+        variance.
+        """
+        if self._covariance is None:
+            x = self.draw(_DRAWS, torch.Generator().manual_seed(0)).double()
+            rest = x - x.mean(0)
+            _, values, rows = torch.linalg.svd(rest / math.sqrt(len(x)), full_matrices=False)
+            rank = min(_RANK, len(values), self.size)
+            factor = (values[:rank, None] * rows[:rank]).mT
+            left = rest.square().mean(0) - factor.square().sum(1)
+            floor = left.mean().clamp(min=0) + 1e-6 * values[0] ** 2
+            self._covariance = LowRankCovariance(left.clamp(min=float(floor)), factor)
+        return self._covariance
+
+    def physical(self, z: Tensor) -> Tensor:
+        """x (n, *event) of rows z (n, d)."""
+        rows = z.view(len(z), *self.shape)
+        if hasattr(self.distribution, "to_physical"):
+            return self.distribution.to_physical(rows.float())
+        return rows
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """n draws (n, d) of the prior, in its own space."""
+        with torch.no_grad(), torch.random.fork_rng([]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            draw = getattr(self.distribution, "modelled_sample", self.distribution.sample)
+            return draw((n,)).reshape(n, -1).double()

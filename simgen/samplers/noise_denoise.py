@@ -1,0 +1,190 @@
+r"""Metropolis–Hastings that proposes by adding noise and taking it away again.
+
+.. math::
+    x_\sigma = x_0 + \sigma \epsilon, \qquad x_0' \sim p(x_0 \mid x_\sigma), \qquad
+    \text{accept with } \min\!\left( 1, \frac{p(y \mid x_0')}{p(y \mid x_0)} \right)
+
+Noising and denoising together leave the prior as it is, so that of Metropolis' ratio only the
+likelihood remains. No gradient, no matrix, no density of the prior: any instrument that can be
+evaluated will do. Exact for a perfect denoiser. Small noise keeps what fits, large noise leaps to
+other modes: each move takes one of a ladder of levels, each as often as it makes the draws move,
+which is learned while warming up and then kept.
+
+References:
+    | The "diffusion waltz" of Takao et al. (2026)
+    | Monte Carlo Sampling Methods Using Markov Chains (Hastings, 1970), section 2
+    | https://doi.org/10.1093/biomet/57.1.97
+"""
+
+from __future__ import annotations
+
+__all__ = ["noise_denoise", "redraw"]
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .chains import Chains
+from .problem import DenoisingPrior
+from .smc import effective, systematic
+
+_LADDER, _FINE = 12, 2.0  # noise levels of moves; factor between the levels of one denoising
+_LEAST = 0.02  # each level's least share of the moves
+_EFFECTIVE, _BETWEEN, _MOST = 0.7, 4, 300  # chains, moves between powers, powers
+_MEMORY = 0.8  # of what was learned at the power before
+
+
+def redraw(
+    prior: DenoisingPrior, x: Tensor, sigma: float, ratio: float, generator: torch.Generator
+) -> Tensor:
+    """x_0 (n, d) given x_sigma (n, d), by steps down from sigma."""
+    count = max(0, math.ceil(math.log(max(sigma / prior.smallest, 1)) / math.log(ratio)))
+    grid = [sigma * ratio**-i for i in range(count + 1)] + [0.0]
+    for high, low in zip(grid, grid[1:]):
+        mean, V = prior.moments(x, high)
+        noise, fresh = (
+            torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+            for _ in range(2)
+        )
+        tau = (low / high) ** 2
+        x_0 = mean + V.root(noise)
+        x = (1 - tau) * x_0 + tau * x + low * math.sqrt(1 - tau) * fresh
+    return x
+
+
+def noise_denoise(
+    prior: DenoisingPrior,
+    log_likelihood: Callable[[Tensor], Tensor],
+    start: Tensor,
+    draws: int,
+    warmup: int,
+    generator: torch.Generator,
+    ratio: float = _FINE,
+    blocks: int = 1,
+) -> Chains:
+    """Chains of the posterior.
+
+    Arguments:
+        prior: The denoiser.
+        log_likelihood: log p(y | x_0) (n,) of rows (n, d).
+        start: Draws of the prior (chains, d). The likelihood is switched on by powers, and chains
+            that it leaves behind are drawn again from the others; from then on they are alone.
+        draws: Moves kept of each chain, of a block.
+        warmup: Moves before, with the whole likelihood.
+        generator: Of all random numbers.
+        ratio: Factor between the noise levels of one denoising.
+        blocks: At most; no more than it takes for the chains to have converged.
+
+    Raises:
+        ValueError: If no chain finds a finite likelihood.
+    """
+    walk = _Walk(prior, log_likelihood, start, ratio, generator)
+    walk.temper()
+    for _ in range(warmup):
+        walk.move(learn=True)
+    kept: list[Tensor] = []
+    values: list[Tensor] = []
+    accepted = 0.0
+    for _ in range(blocks):
+        for _ in range(draws):
+            accepted += walk.move()
+            kept.append(walk.x)
+            values.append(walk.value)
+        every = torch.stack(kept, 1), torch.stack(values, 1)
+        found = Chains(*every, accepted / len(kept), 0, prior.evaluations, walk.calls)
+        if found.problem is None:
+            break
+    return found
+
+
+class _Walk:
+    """Chains that noise and denoise.
+
+    Attributes:
+        x: Where they are (n, d).
+        value: Their log-likelihoods (n,).
+        calls: Of the likelihood.
+    """
+
+    def __init__(
+        self,
+        prior: DenoisingPrior,
+        log_likelihood: Callable[[Tensor], Tensor],
+        start: Tensor,
+        ratio: float,
+        generator: torch.Generator,
+    ) -> None:
+        self.prior, self.log_likelihood, self.ratio = prior, log_likelihood, ratio
+        self.generator, self.calls, self.power = generator, 0, 1.0
+        self.x, self.value = start, self._value(start)
+        low, high = math.log(prior.smallest), math.log(prior.largest)
+        self.ladder = torch.linspace(low, high, _LADDER, dtype=torch.float64).exp().tolist()
+        self._forget()
+
+    def temper(self) -> None:
+        """Switches the likelihood on."""
+        self.power, n = 0.0, len(self.x)
+        if not bool((self.value > -math.inf).any()):
+            raise ValueError(
+                "no draw of the prior has a finite likelihood: is the observation possible?"
+            )
+        for _ in range(_MOST):
+            new = self._next()
+            log_w = ((new - self.power) * self.value).log_softmax(0)
+            keep = systematic(log_w, n, self.generator)
+            self.x, self.value, self.power = self.x[keep], self.value[keep], new
+            if new == 1:
+                break
+            self.tried, self.moved = self.tried * _MEMORY, self.moved * _MEMORY
+            for _ in range(_BETWEEN):
+                self.move(learn=True)
+        self._forget()
+
+    def move(self, learn: bool = False) -> float:
+        """One move of all chains; the share that was accepted."""
+        x, generator = self.x, self.generator
+        shares = (1 - _LADDER * _LEAST) * self.size / self.size.sum() + _LEAST
+        k = int(torch.multinomial(shares, 1, generator=generator))
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        new = redraw(self.prior, x + self.ladder[k] * noise, self.ladder[k], self.ratio, generator)
+        found = self._value(new)
+        uniform = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device)
+        gain = torch.where(found == self.value, 0.0, self.power * (found - self.value))
+        go = uniform.log() < gain
+        if learn:
+            jump = torch.where(go, (new - x).square().sum(-1), 0.0)
+            self.tried[k] += 1
+            self.moved[k] += float(jump.mean())
+            size = (self.moved + 1e-12) / self.tried.clamp(min=1e-6)
+            self.size = torch.where(self.tried < 1, size.max(), size)
+        self.x = torch.where(go[:, None], new, x)
+        self.value = torch.where(go, found, self.value)
+        return float(go.double().mean())
+
+    def _forget(self) -> None:
+        """Every level as good as another."""
+        self.size = torch.ones(_LADDER, dtype=torch.float64)
+        self.tried, self.moved = torch.zeros(_LADDER).double(), torch.zeros(_LADDER).double()
+
+    def _next(self) -> float:
+        """The power that leaves most chains effective, or 1."""
+
+        def left(power: float) -> float:
+            return effective(((power - self.power) * self.value).log_softmax(0)) / len(self.x)
+
+        wanted = _EFFECTIVE * float((self.value > -math.inf).double().mean())
+        if left(1.0) >= wanted:
+            return 1.0
+        low, high = self.power, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if left(middle) >= wanted else (low, middle)
+        return max(low, self.power + 1e-12)
+
+    def _value(self, x: Tensor) -> Tensor:
+        """Log-likelihoods; NaN counts as impossible."""
+        self.calls += 1
+        value = self.log_likelihood(x).double()
+        return torch.where(value.isnan(), -math.inf, value)

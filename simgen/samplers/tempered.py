@@ -1,0 +1,191 @@
+r"""Sequential Monte Carlo from the prior to the posterior, through powers of the likelihood.
+
+.. math::
+    p_\lambda(u) \propto p(u)\, p(y \mid u)^\lambda, \qquad 0 = \lambda_0 < \dots < \lambda_K = 1,
+    \qquad w = p(y \mid u)^{\lambda_{k+1} - \lambda_k}
+
+Each power is the largest that leaves half the particles effective. Between powers the particles
+move by Metropolis steps along differences of two others,
+
+.. math::
+    u' = u + \gamma (u_a - u_b) + \epsilon, \qquad \gamma = \frac{2.38}{\sqrt{2 d}}
+    \text{, now and then } 1
+
+which follow the target's shape, leap between its modes, and need no gradient. The particles live
+on islands that know nothing of each other, so that their spread says how good the evidence is.
+
+References:
+    | Sequential Monte Carlo samplers (Del Moral, Doucet & Jasra, 2006), section 2.3.1
+    | https://doi.org/10.1111/j.1467-9868.2006.00553.x
+    | A Markov Chain Monte Carlo version of the genetic algorithm Differential Evolution (ter Braak,
+    | 2006), eq. 2, https://doi.org/10.1007/s11222-006-8769-1
+"""
+
+from __future__ import annotations
+
+__all__ = ["tempered"]
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .smc import Particles
+
+_ISLANDS = 8
+_HALF = 0.5
+_LEAP = 0.1  # share of moves with gamma = 1
+_MOVED = 0.99  # chance that a particle has moved between powers
+_MOST = 200
+
+
+def tempered(
+    log_prior: Callable[[Tensor], Tensor],
+    log_likelihood: Callable[[Tensor], Tensor],
+    draw: Callable[[int, torch.Generator], Tensor],
+    n: int,
+    generator: torch.Generator,
+    progress: Callable[[float], None] | None = None,
+) -> Particles:
+    """n weighted particles of the posterior.
+
+    Arguments:
+        log_prior: log p(u) (m,) of rows (m, d).
+        log_likelihood: log p(y | u) (m,); -inf allowed.
+        draw: Draws of the prior.
+        n: How many particles, at least; a multiple of twice the islands is taken.
+        generator: Of all random numbers.
+        progress: Told the power reached.
+
+    Raises:
+        ValueError: If no draw of the prior has a likelihood.
+    """
+    half = max(4, math.ceil(n / (2 * _ISLANDS)))
+    shape = (_ISLANDS, 2 * half)
+    u = draw(math.prod(shape), generator)
+    d = u.shape[-1]
+    u = u.view(*shape, d)
+    likelihood, prior = _rows(log_likelihood, u), _rows(log_prior, u)
+    evidence, power = u.new_zeros(_ISLANDS), 0.0
+    if not bool((likelihood > -math.inf).any(1).all()):
+        raise ValueError(
+            "no draw of the prior has a finite likelihood: is the observation possible?"
+        )
+    while power < 1:
+        new = _next(likelihood, power)
+        # -inf times a difference of powers stays -inf; 0 times it does not come up
+        log_w = (new - power) * likelihood
+        evidence = evidence + log_w.logsumexp(1) - math.log(shape[1])
+        power = new
+        keep = _systematic(log_w.softmax(1), generator)
+        u = torch.take_along_dim(u, keep[..., None], 1)
+        likelihood, prior = (torch.take_along_dim(v, keep, 1) for v in (likelihood, prior))
+        u, likelihood, prior = _move(
+            log_prior, log_likelihood, u, likelihood, prior, power, generator
+        )
+        if progress is not None:
+            progress(power)
+    total = float(evidence.logsumexp(0)) - math.log(_ISLANDS)
+    spread = (evidence - total).exp()
+    error = float(spread.std() / math.sqrt(_ISLANDS))
+    log_w = (evidence.log_softmax(0) - math.log(shape[1]))[:, None].expand(shape)
+    return Particles(u.reshape(-1, d), log_w.reshape(-1), total, error, _independent(u))
+
+
+def _independent(u: Tensor) -> float:
+    """How many independent draws particles (k, n, d) are worth, by how far the means of islands
+    are apart beside the spread within.
+    """
+    k, n, _ = u.shape
+    within = u.var(1).mean(0)
+    between = u.mean(1).var(0)
+    varies = within > 0
+    ratio = (between[varies] / within[varies]).mean() if bool(varies.any()) else u.new_ones(())
+    return min(float(k * n), k / max(float(ratio), 1e-12))
+
+
+def _rows(f: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
+    """f of particles (k, n, d), (k, n); NaN counts as impossible."""
+    value = f(u.flatten(0, 1)).to(u).view(u.shape[:2])
+    return torch.where(value.isnan(), -math.inf, value)
+
+
+def _next(likelihood: Tensor, power: float) -> float:
+    """The power that leaves half of the particles of the poorest island effective, or 1."""
+
+    def least(new: float) -> float:
+        w = ((new - power) * likelihood).log_softmax(1)
+        return float((-torch.logsumexp(2 * w, 1)).exp().min()) / likelihood.shape[1]
+
+    possible = float((likelihood > -math.inf).double().mean(1).min())
+    wanted = _HALF * possible
+    if least(1.0) >= wanted:
+        return 1.0
+    low, high = power, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if least(middle) >= wanted else (low, middle)
+    return max(low, power + 1e-12)
+
+
+def _systematic(shares: Tensor, generator: torch.Generator) -> Tensor:
+    """Indices (k, n) of draws by weight, a row of weights (k, n) each."""
+    k, n = shares.shape
+    u = torch.rand(k, 1, generator=generator, dtype=torch.float64, device=shares.device)
+    steps = (torch.arange(n, device=shares.device) + u) / n
+    edges = shares.double().cumsum(1)
+    return torch.searchsorted(edges / edges[:, -1:], steps).clamp(max=n - 1)
+
+
+def _move(
+    log_prior: Callable[[Tensor], Tensor],
+    log_likelihood: Callable[[Tensor], Tensor],
+    u: Tensor,
+    likelihood: Tensor,
+    prior: Tensor,
+    power: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Metropolis steps of one half of each island along differences of the other, in turn, until
+    all but a few particles have moved.
+    """
+    k, n, d = u.shape
+    half, done, still = n // 2, 0, 1.0
+    options = {"generator": generator, "dtype": u.dtype, "device": u.device}
+    scale = 2.38 / math.sqrt(2 * d)
+    while still > 1 - _MOVED and done < _MOST:
+        accepted = 0.0
+        order = torch.rand(k, n, **options).argsort(1)  # type: ignore[call-overload]
+        for first in (0, half):
+            mine = order[:, first : first + half]
+            theirs = order[:, half - first : half - first + half]
+            others = torch.take_along_dim(u, theirs[..., None], 1)
+            pick = torch.randint(half, (k, half), generator=generator, device=u.device)
+            away = torch.randint(1, half, (k, half), generator=generator, device=u.device)
+            a = torch.take_along_dim(others, pick[..., None], 1)
+            b = torch.take_along_dim(others, ((pick + away) % half)[..., None], 1)
+            leap = torch.rand(k, half, 1, **options) < _LEAP  # type: ignore[call-overload]
+            gamma = torch.where(leap, 1.0, scale)
+            tiny = 1e-4 * others.std(1, keepdim=True)
+            jitter = tiny * torch.randn(k, half, d, **options)  # type: ignore[call-overload]
+            now = torch.take_along_dim(u, mine[..., None], 1)
+            tried = now + gamma * (a - b) + jitter
+            new_prior, new_likelihood = _rows(log_prior, tried), _rows(log_likelihood, tried)
+            was = [torch.take_along_dim(v, mine, 1) for v in (prior, likelihood)]
+            gain = new_prior - was[0] + power * (new_likelihood - was[1])
+            uniform = torch.rand(k, half, **options)  # type: ignore[call-overload]
+            go = (uniform.log() < gain) & (new_likelihood > -math.inf)
+            u = u.scatter(
+                1, mine[..., None].expand(-1, -1, d), torch.where(go[..., None], tried, now)
+            )
+            prior = prior.scatter(1, mine, torch.where(go, new_prior, was[0]))
+            likelihood = likelihood.scatter(1, mine, torch.where(go, new_likelihood, was[1]))
+            accepted += float(go.double().mean()) / 2
+        still *= 1 - accepted
+        done += 1
+        if done >= 10 and accepted < 1e-3:
+            break
+        if not done % 25:
+            scale *= 0.5  # the moves are too long: a ridge that bends
+    return u, likelihood, prior
