@@ -46,23 +46,28 @@ class Shared:
 
     @property
     def largest(self) -> float:
+        """The largest eigenvalue."""
         return float(self.values.max())
 
     @property
     def smallest(self) -> float:
+        """The smallest eigenvalue above rounding."""
         return float(self.values[self.values > 1e-12 * self.values.max()].min())
 
     @property
     def structures(self) -> list[Covariance]:
+        """The covariances as operators; one if they are equal."""
         every = self.values[:1] if self._equal else self.values
         return [Spectral(values, self.into, self.out) for values in every]
 
     @property
     def variances(self) -> Tensor:
+        """Variances (k, d)."""
         return self.covariances.diagonal(dim1=1, dim2=2)
 
     @property
     def covariances(self) -> Tensor:
+        """The covariances (k, d, d)."""
         unit = torch.eye(self.means.shape[1]).to(self.means)
         if self._equal:
             return self.out(self.into(unit) * self.values[0]).expand(len(self.means), -1, -1)
@@ -70,6 +75,7 @@ class Shared:
 
     @property
     def shared(self) -> Tensor | None:
+        """The covariance (1, d, d) that all have, or None."""
         return self.covariances[:1] if self._equal else None
 
     @property
@@ -77,6 +83,7 @@ class Shared:
         return bool((self.values == self.values[0]).all())
 
     def log_prob(self, x: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """log N(x_t; alpha m_k, alpha^2 V_k + sigma^2 I), (..., k)."""
         a, s, x = a[..., None], s[..., None], self.into(x)
         if s.numel() and bool((a == a.flatten()[0]).all() and (s == s.flatten()[0]).all()):
             a, s = a.flatten()[0], s.flatten()[0]
@@ -98,6 +105,7 @@ class Shared:
         return gain, (1 - a * gain) * self.means
 
     def mean(self, x: Tensor, a: Tensor, s: Tensor, share: Tensor) -> Tensor:
+        """E[x_0 | x_t] (..., d), of responsibilities (..., k)."""
         x = self.into(x)
         if a.numel() and bool((a == a.flatten()[0]).all() and (s == s.flatten()[0]).all()):
             gain, offset = self._gain(a.flatten()[0], s.flatten()[0])
@@ -106,6 +114,7 @@ class Shared:
         return self.out((share[..., None] * (offset + gain * x[..., None, :])).sum(-2))
 
     def covariance(self, x: Tensor, sigma: float, share: Tensor) -> Covariance:
+        """Cov[x_0 | x_0 + sigma eps] of rows x (n, d), of responsibilities (n, k)."""
         d = x.shape[-1]
         level = torch.as_tensor(sigma).to(x)
         gain, offset = self._gain(torch.ones_like(level), level)
@@ -123,6 +132,7 @@ class Shared:
         return MatrixCovariance.of(products(unit).movedim(0, 1))
 
     def dense(self, x: Tensor, a: Tensor, s: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        """E and Cov of x_0 given x_t, (..., d) and (..., d, d)."""
         gain, offset = self._gain(a, s)
         means = offset + gain * self.into(x)[..., None, :]
         mean = (share[..., None] * means).sum(-2)
@@ -133,6 +143,7 @@ class Shared:
         return self.out(mean), total
 
     def root(self, noise: Tensor, pick: Tensor) -> Tensor:
+        """V^(1/2) noise of noise (..., d), of components picked (...)."""
         return self.out(self.values[pick].sqrt() * self.into(noise))
 
 
@@ -149,22 +160,27 @@ class Stacked:
 
     @property
     def largest(self) -> float:
+        """The largest eigenvalue."""
         return float(self.values.max())
 
     @property
     def smallest(self) -> float:
+        """The smallest eigenvalue above rounding."""
         return float(self.values[self.values > 1e-12 * self.values.max()].min())
 
     @property
     def structures(self) -> list[Covariance]:
+        """The covariances as operators; one if they are equal."""
         return [DenseCovariance(matrix) for matrix in self.covariances]
 
     @property
     def variances(self) -> Tensor:
+        """Variances (k, d)."""
         return self.covariances.diagonal(dim1=1, dim2=2)
 
     @property
     def covariances(self) -> Tensor:
+        """The covariances (k, d, d)."""
         return self._matrix(self.values)
 
     def _matrix(self, values: Tensor) -> Tensor:
@@ -176,6 +192,7 @@ class Stacked:
         return torch.einsum("kij,...ki->...kj", self.vectors, x)
 
     def log_prob(self, x: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """log N(x_t; alpha m_k, alpha^2 V_k + sigma^2 I), (..., k)."""
         a, s = a[..., None, None], s[..., None, None]
         variance = a**2 * self.values + s**2
         white = self._rotate(x[..., None, :] - a * self.means)
@@ -190,13 +207,16 @@ class Stacked:
         return self.means + shift, s**2 * gain
 
     def mean(self, x: Tensor, a: Tensor, s: Tensor, share: Tensor) -> Tensor:
+        """E[x_0 | x_t] (..., d), of responsibilities (..., k)."""
         return (share[..., None] * self._means(x, a, s)[0]).sum(-2)
 
     def covariance(self, x: Tensor, sigma: float, share: Tensor) -> Covariance:
+        """Cov[x_0 | x_0 + sigma eps] of rows x (n, d), of responsibilities (n, k)."""
         one = x.new_ones(len(x))
         return MatrixCovariance.of(self.dense(x, one, sigma * one, share)[1])
 
     def dense(self, x: Tensor, a: Tensor, s: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        """E and Cov of x_0 given x_t, (..., d) and (..., d, d)."""
         means, values = self._means(x, a, s)
         mean = (share[..., None] * means).sum(-2)
         rest = (means - mean[..., None, :]) * share[..., None].sqrt()
@@ -204,6 +224,7 @@ class Stacked:
         return mean, within + rest.mT @ rest
 
     def root(self, noise: Tensor, pick: Tensor) -> Tensor:
+        """V^(1/2) noise of noise (..., d), of components picked (...)."""
         root = self._matrix(self.values.sqrt())
         return torch.einsum("...i,...ij->...j", noise, root[pick])
 
@@ -216,7 +237,7 @@ def components(means: Tensor, covariances: Any) -> Shared | Stacked:
     if isinstance(covariances, Covariance) or covariances.shape in ((), (d, d)):
         one = as_covariance(covariances, d)
         if isinstance(one, LowRankCovariance):
-            one = as_covariance(one.dense(), d)
+            one = DenseCovariance(one.dense())
         return Shared(one.into(means), one.values.expand(k, d), one.into, one.out)
     if covariances.shape != (k, d, d):
         raise ValueError(f"the covariance must be {(k, d, d)}; got {tuple(covariances.shape)}")

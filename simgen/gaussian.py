@@ -107,11 +107,6 @@ class _ClosedForm(Distribution):
         noise = torch.randn(*shape, like.shape[-1], dtype=like.dtype, device=like.device)
         return noise, shape
 
-    @property
-    def noise_shape(self) -> torch.Size:
-        """Shape of the N(0, I) noise of one draw."""
-        return self.event_shape
-
 
 class GaussianPrior(_ClosedForm):
     """N(mean, covariance), with what samplers ask for in closed form.
@@ -136,6 +131,11 @@ class GaussianPrior(_ClosedForm):
         super().__init__(mean.shape, mean.dtype)
         self._like = mean.double().flatten()
         self.structure: Structured = as_covariance(covariance, mean.numel())
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        """Shape of the N(0, I) noise of one draw."""
+        return self.event_shape
 
     @property
     def mean(self) -> Tensor:

@@ -158,7 +158,7 @@ def instrument(
         torch.cat([p.matrix for p in parts]) if formed else None,  # type: ignore[misc]
         torch.cat([p.offset for p in parts]) if affine else None,  # type: ignore[misc]
         (lambda x: torch.cat([p.forward(x) for p in parts], -1)) if affine else None,  # type: ignore[misc]
-        (lambda r: sum(p.adjoint(v) for p, v in zip(parts, r.split(sizes, -1))))  # type: ignore[misc]
+        (lambda r: torch.stack([p.adjoint(v) for p, v in zip(parts, r.split(sizes, -1))]).sum(0))  # type: ignore[misc]
         if transposed
         else None,
     )

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_EVENTS = 1 << 18  # rows and events whose densities are computed at once
+
 Operator = Callable[..., Any]
 Unknowns = Mapping[str, Tensor]
 """Rows of each unknown, by name."""
@@ -93,6 +95,10 @@ class Likelihood(ABC):
     def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         """log p(y | x) (n,) of n rows of the unknowns."""
 
+    def of_events(self, y: Tensor, unknowns: Unknowns) -> Tensor:
+        """The sum (n,) over independent events y (events, *event)."""
+        return torch.stack([self.log_prob(event, unknowns) for event in y]).sum(0)
+
 
 class GaussianLikelihood(Likelihood):
     """y = A(x) + N(0, sigma^2).
@@ -130,7 +136,7 @@ class GaussianLikelihood(Likelihood):
 
     def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         """log p(y | x) (n,) of n rows of the unknowns."""
-        mean = self.predict(unknowns)
+        mean = self.predict(unknowns).double()
         rest = (y.to(mean) - mean).flatten(1)
         constant = rest.shape[1] * math.log(2 * math.pi)
         if callable(self.sigma):
@@ -183,7 +189,7 @@ class PoissonLikelihood(Likelihood):
 
     def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         """log p(y | x) (n,) of n rows of the unknowns."""
-        rate = self.predict(unknowns)
+        rate = self.predict(unknowns).double()
         counts = y.to(rate)
         log_rate = rate.clamp(min=torch.finfo(rate.dtype).tiny).log()
         terms = counts * log_rate - rate.clamp(min=0) - torch.lgamma(counts + 1)
@@ -243,11 +249,24 @@ class ConditionalLikelihood(Likelihood):
 
     def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         """log p(y | theta) (n,) of n rows of theta."""
+        return _rows_of(self._at(unknowns), y)
+
+    def of_events(self, y: Tensor, unknowns: Unknowns) -> Tensor:
+        """The sum (n,) over independent events y (events, *event)."""
+        q = self._at(unknowns)
+        if len(q.event_shape) == y.dim():  # a set of events is what it models
+            return _rows_of(q, y)
+        n = q.batch_shape.numel()
+        parts = [
+            q.log_prob(events[:, None]).sum(0) for events in y.split(max(1, _EVENTS // max(n, 1)))
+        ]
+        return torch.stack(parts).sum(0)
+
+    def _at(self, unknowns: Unknowns) -> Any:
+        """The distribution of what is observed, a batch of n."""
         if len(unknowns) == 1 and len(self.given) == 1:
-            q = self.surrogate(next(iter(unknowns.values())))
-        else:
-            q = self.surrogate(**{k: unknowns[k] for k in self.given})
-        return _rows_of(q, y)
+            return self.surrogate(next(iter(unknowns.values())))
+        return self.surrogate(**{k: unknowns[k] for k in self.given})
 
 
 def as_likelihood(value: Any) -> Likelihood:

@@ -11,11 +11,11 @@ and run again only for more than there are.
 
 from __future__ import annotations
 
-__all__ = ["ApproximateWarning", "Evidence", "Outcome", "Posterior"]
+__all__ = ["ApproximateWarning", "Evidence", "Outcome", "Posterior", "mixed"]
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,9 +161,9 @@ class Posterior(Distribution):
         generator = self._generator if seed is None else torch.Generator().manual_seed(seed)
         if self._independent:
             found = self._run(n, generator) if n else self.outcome
-            log_w = torch.full((n,), -math.log(max(n, 1)), dtype=torch.float64)
             draws = self._shaped(found.unknowns, shape) if n else self._none(shape)
-            return (draws, log_w) if weighted else draws
+            same = torch.full((n,), -math.log(max(n, 1)), dtype=torch.float64)
+            return (draws, same) if weighted else draws
         count = self._count(self.outcome)
         if n > count:
             self._outcome = self._start(n)
@@ -296,3 +296,38 @@ class Posterior(Distribution):
     def __repr__(self) -> str:
         names = ", ".join(f"{k} {tuple(v)}" for k, v in self._event_shapes.items())
         return f"Posterior of {names} by {self.method} ({self.exactness}): {self.why}"
+
+
+def mixed(parts: Sequence[Posterior]) -> Posterior:
+    """The posterior under a mixture of priors, such as an ensemble's members: theirs, in
+    proportion to their evidences.
+    """
+    first = parts[0]
+
+    def run(n: int, generator: torch.Generator) -> Outcome:
+        evidence = torch.tensor([float(p.log_evidence()) for p in parts], dtype=torch.float64)
+        errors = torch.tensor([p.log_evidence().error for p in parts], dtype=torch.float64)
+        shares = evidence.softmax(0)
+        total = float(evidence.logsumexp(0)) - math.log(len(parts))
+        error = float((shares * errors).square().sum().sqrt())
+        drawn = [p.sample(n, weighted=True) for p in parts]
+        weights = torch.cat([w + s.log() for (_, w), s in zip(drawn, shares)])
+        name = next(iter(first._event_shapes))
+        rows = {name: torch.cat([x for x, _ in drawn])}
+        ess = 1 / float((shares.square() / torch.tensor([p.ess for p in parts])).sum())
+        return Outcome(rows, weights, Evidence(total, error), ess)
+
+    order = ("approximate", "asymptotic", "closed form")
+    return Posterior(
+        run,
+        method=first.method,
+        why=f"{len(parts)} members, mixed by their evidences: {first.why}",
+        exactness=min((p.exactness for p in parts), key=order.index),
+        size=first._size,
+        log_joint=None,
+        misfit=first._misfit,
+        evaluations=lambda: sum(p.evaluations for p in parts),
+        event_shapes=first._event_shapes,
+        support=first._support,
+        dtype=first._dtype,
+    )

@@ -2,7 +2,8 @@ r"""Covariances of x_0 given x_t, one a row: as matrices, by what spans their di
 identity, by products alone.
 
 .. math::
-    V_n = \sum_k w_{nk} \bigl( V_k + (\mu_{nk} - \bar\mu_n)(\mu_{nk} - \bar\mu_n)^\top \bigr), \qquad
+    V_n = \sum_k w_{nk} \bigl( V_k + (\mu_{nk} - \bar\mu_n)(\mu_{nk} - \bar\mu_n)^\top \bigr),
+    \qquad
     V_n = \frac{\sigma^2}{\alpha} \frac{\partial D(x_{t,n})}{\partial x_{t,n}}
 
 the first of a mixture with responsibilities w, the second of any denoiser (Tweedie's formula of

@@ -35,12 +35,13 @@ class ClosedForm:
 
     Attributes:
         size, smallest, largest, farthest, evaluations, dtype, device: As of `DenoisingPrior`.
+        inside: Precision of the prior itself.
     """
 
     dtype, device = torch.float64, torch.device("cpu")
 
     def __init__(self, prior: Any) -> None:
-        self.prior = prior
+        self.prior, self.inside = prior, prior.dtype
         self.size = prior.event_shape.numel()
         gaussian = isinstance(prior, GaussianPrior)
         high = prior.structure.largest if gaussian else prior.largest
@@ -83,6 +84,7 @@ class Network:
 
     Attributes:
         size, smallest, largest, farthest, evaluations, dtype, device: As of `DenoisingPrior`.
+        inside: Precision of the denoiser itself.
         shared: Whether V is the same for all rows.
     """
 

@@ -20,8 +20,10 @@ from __future__ import annotations
 
 __all__ = ["noise_denoise", "redraw"]
 
+import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +36,7 @@ _LADDER, _FINE = 12, 2.0  # noise levels of moves; factor between the levels of 
 _LEAST = 0.02  # each level's least share of the moves
 _EFFECTIVE, _BETWEEN, _MOST = 0.7, 4, 300  # chains, moves between powers, powers
 _MEMORY = 0.8  # of what was learned at the power before
+_TURNS, _LEAP = 2, 0.1  # moves of other unknowns in turn; share of them that leap
 
 
 def redraw(
@@ -42,7 +45,7 @@ def redraw(
     """x_0 (n, d) given x_sigma (n, d), by steps down from sigma."""
     count = max(0, math.ceil(math.log(max(sigma / prior.smallest, 1)) / math.log(ratio)))
     grid = [sigma * ratio**-i for i in range(count + 1)] + [0.0]
-    for high, low in zip(grid, grid[1:]):
+    for high, low in itertools.pairwise(grid):
         mean, V = prior.moments(x, high)
         noise, fresh = (
             torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
@@ -63,6 +66,7 @@ def noise_denoise(
     generator: torch.Generator,
     ratio: float = _FINE,
     blocks: int = 1,
+    log_prior: Callable[[Tensor], Tensor] | None = None,
 ) -> Chains:
     """Chains of the posterior.
 
@@ -76,11 +80,14 @@ def noise_denoise(
         generator: Of all random numbers.
         ratio: Factor between the noise levels of one denoising.
         blocks: At most; no more than it takes for the chains to have converged.
+        log_prior: Of other unknowns, log p(u) (n,) of their coordinates (n, k), which then lead
+            the rows of start: (chains, k + d). They move in turn with x_0, along differences
+            between other chains.
 
     Raises:
         ValueError: If no chain finds a finite likelihood.
     """
-    walk = _Walk(prior, log_likelihood, start, ratio, generator)
+    walk = _Walk(prior, log_likelihood, start, ratio, generator, log_prior)
     walk.temper()
     for _ in range(warmup):
         walk.move(learn=True)
@@ -103,7 +110,7 @@ class _Walk:
     """Chains that noise and denoise.
 
     Attributes:
-        x: Where they are (n, d).
+        x: Where they are (n, k + d).
         value: Their log-likelihoods (n,).
         calls: Of the likelihood.
     """
@@ -115,9 +122,12 @@ class _Walk:
         start: Tensor,
         ratio: float,
         generator: torch.Generator,
+        log_prior: Callable[[Tensor], Tensor] | None,
     ) -> None:
         self.prior, self.log_likelihood, self.ratio = prior, log_likelihood, ratio
         self.generator, self.calls, self.power = generator, 0, 1.0
+        self.size = self.tried = self.moved = torch.ones(_LADDER, dtype=torch.float64)
+        self.log_prior, self.others = log_prior, start.shape[-1] - prior.size
         self.x, self.value = start, self._value(start)
         low, high = math.log(prior.smallest), math.log(prior.largest)
         self.ladder = torch.linspace(low, high, _LADDER, dtype=torch.float64).exp().tolist()
@@ -147,8 +157,10 @@ class _Walk:
         x, generator = self.x, self.generator
         shares = (1 - _LADDER * _LEAST) * self.size / self.size.sum() + _LEAST
         k = int(torch.multinomial(shares, 1, generator=generator))
-        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        new = redraw(self.prior, x + self.ladder[k] * noise, self.ladder[k], self.ratio, generator)
+        u, x_0 = x[:, : self.others], x[:, self.others :]
+        noise = torch.randn(x_0.shape, generator=generator, dtype=x.dtype, device=x.device)
+        noisy = x_0 + self.ladder[k] * noise
+        new = torch.cat((u, redraw(self.prior, noisy, self.ladder[k], self.ratio, generator)), -1)
         found = self._value(new)
         uniform = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device)
         gain = torch.where(found == self.value, 0.0, self.power * (found - self.value))
@@ -161,7 +173,35 @@ class _Walk:
             self.size = torch.where(self.tried < 1, size.max(), size)
         self.x = torch.where(go[:, None], new, x)
         self.value = torch.where(go, found, self.value)
+        if self.others:
+            for _ in range(_TURNS):
+                self._turn()
         return float(go.double().mean())
+
+    def _turn(self) -> None:
+        """Moves the other unknowns of each half of the chains along differences of the other."""
+        assert self.log_prior is not None
+        n, k = len(self.x), self.others
+        order = torch.randperm(n, generator=self.generator, device=self.x.device)
+        for mine, theirs in (order.split((n + 1) // 2), order.split((n + 1) // 2)[::-1]):
+            options: dict[str, Any] = {"generator": self.generator, "device": self.x.device}
+            a = theirs[torch.randint(len(theirs), mine.shape, **options)]
+            b = theirs[torch.randint(len(theirs), mine.shape, **options)]
+            u = self.x[:, :k]
+            leap = torch.rand(len(mine), 1, dtype=u.dtype, **options) < _LEAP
+            gamma = torch.where(leap, 1.0, 2.38 / math.sqrt(2 * k))
+            step = gamma * (u[a] - u[b])
+            step = step + 1e-4 * u.std(0) * torch.randn(step.shape, dtype=u.dtype, **options)
+            new = torch.cat((u[mine] + step, self.x[mine, k:]), -1)
+            found = self._value(new)
+            uniform = torch.rand(len(mine), dtype=u.dtype, **options)
+            gain = torch.where(
+                found == self.value[mine], 0.0, self.power * (found - self.value[mine])
+            )
+            gain = gain + self.log_prior(new[:, :k]) - self.log_prior(u[mine])
+            go = uniform.log() < gain
+            self.x = self.x.index_copy(0, mine, torch.where(go[:, None], new, self.x[mine]))
+            self.value = self.value.index_copy(0, mine, torch.where(go, found, self.value[mine]))
 
     def _forget(self) -> None:
         """Every level as good as another."""

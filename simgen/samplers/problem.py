@@ -12,6 +12,7 @@ from __future__ import annotations
 
 __all__ = ["Problem", "Twist", "levels", "twist"]
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -167,7 +168,7 @@ def levels(prior: DenoisingPrior, steps: int) -> list[tuple[float, float]]:
     high, low = math.log(prior.largest), math.log(prior.smallest)
     middle = torch.linspace(high, low, steps - 1, dtype=torch.float64).exp().tolist()
     grid = [math.inf, *middle, 0.0]
-    return list(zip(grid, grid[1:]))
+    return list(itertools.pairwise(grid))
 
 
 def seen(slopes: Tensor, x: Tensor) -> Tensor:

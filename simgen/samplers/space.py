@@ -150,8 +150,9 @@ def joint_space(priors: Mapping[str, Any]) -> Space:
     splits = list(sizes.values())
 
     def walk(u: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        total, found = u.new_zeros(len(u)), {}
-        for (name, make), part in zip(makers.items(), u.split(splits, -1)):
+        total = u.new_zeros(len(u))
+        found: dict[str, Tensor] = {}
+        for make, part in zip(makers.values(), u.split(splits, -1)):
             here = make(found)
             total = total + here.log_prior(part).to(u)
             found |= here.unknowns(part)

@@ -143,7 +143,11 @@ def test_published_guidance_is_what_its_formula_says():
     """Where the prior is N(0, 1) in one dimension all means have closed forms."""
     one = torch.ones(1, 1, dtype=torch.float64)
     prior, y = GaussianPrior(torch.zeros(1).double(), one), torch.tensor([1.0]).double()
-    asked, x_t, sigma = problem(prior, one, 0.5, y), torch.tensor([[0.8]], dtype=torch.float64), 2.0
+    asked, x_t, sigma = (
+        problem(prior, one, 0.5, y),
+        torch.tensor([[0.8]], dtype=torch.float64),
+        2.0,
+    )
     D = 0.8 / 5  # x / (1 + sigma^2)
     V = 4 / 5
     gain = {"moment-matching": V / (V + 0.25), "pigdm": V / (V + 0.25), "diffpir": 4 / 4.25}

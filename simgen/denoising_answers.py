@@ -1,0 +1,229 @@
+r"""Answers of `infer` where the prior is in closed form or denoises.
+
+Each function takes a question and what its prior and instruments can do, and returns a posterior
+that computes nothing before it is asked.
+"""
+
+from __future__ import annotations
+
+__all__ = ["closed_form", "gibbs", "guidance", "noising", "steered"]
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+
+from .answer import answer, of_chains, of_particles
+from .gaussian import GaussianPrior
+from .instrument import Instrument
+from .posterior import ApproximateWarning, Evidence, Outcome, Posterior
+from .question import Question
+from .samplers.ancestral import ancestral
+from .samplers.closed_form import LinearGaussian
+from .samplers.denoising import ClosedForm
+from .samplers.guidance import GUIDANCE, guided
+from .samplers.noise_denoise import noise_denoise
+from .samplers.problem import Problem, twist
+from .samplers.smc import smc
+from .samplers.space import joint_space
+
+_STEPS = 100
+_CHAINS, _BLOCKS = 64, 10  # chains, and blocks by which they are extended until they converge
+_FAMILIES = 30  # independent draws that particles have to be worth
+_CHANCE = 1e-6  # of an observation under the prior, below which there is a warning
+
+
+def closed_form(question: Question, seen: Instrument, why: str) -> Posterior:
+    """Exact draws and evidence."""
+    assert seen.forward is not None and seen.adjoint is not None and seen.offset is not None
+    part = seen.reduced()
+    assert part.forward is not None and part.adjoint is not None and part.offset is not None
+    y = part.y - part.offset
+    solved = LinearGaussian.of(
+        question.prior, part.forward, part.adjoint, y, part.scale, part.matrix
+    )
+    name = question.name
+    event = question.event
+
+    def run(n: int, generator: torch.Generator) -> Outcome:
+        x = solved.draw(n, generator)
+        evidence = None if part.matrix is None else Evidence(solved.log_evidence(), 0.0)
+        return Outcome({name: x.view(n, *event)}, evidence=evidence)
+
+    if part.matrix is not None:
+        _warn_impossible(_prior_chi2(solved), len(y))
+    return answer(question, run, "closed-form", why, "closed form", 1, lambda: 0, True)
+
+
+def steered(
+    question: Question, denoiser: Any, seen: Instrument, gaussian: bool, why: str
+) -> Posterior:
+    """Particles steered by a denoiser."""
+    name = question.name
+    problem = _problem(question, denoiser, seen, gaussian)
+    steps = question.steps or 100
+    _first(problem)
+
+    def run(n: int, generator: torch.Generator) -> Outcome:
+        found = smc(problem, n, steps, generator)
+        problems = None
+        if found.families < _FAMILIES:
+            problems = (
+                f"its {n} particles are worth {found.families:.1f} independent draws: take more "
+                "(particles=)"
+            )
+        return of_particles(found, {name: denoiser.physical(found.x)}, problems)
+
+    size = _particles(question, denoiser)
+    return answer(question, run, "smc", why, "asymptotic", size, lambda: denoiser.evaluations)
+
+
+def guidance(
+    question: Question, denoiser: Any, seen: Instrument, gaussian: bool, method: str, why: str
+) -> Posterior:
+    """Draws steered by a denoiser, not weighted."""
+    name = question.name
+    problem = _problem(question, denoiser, seen, gaussian)
+    steps = question.steps or 100
+    _first(problem)
+
+    def run(n: int, generator: torch.Generator) -> Outcome:
+        if method == "ancestral":
+            x = ancestral(problem, n, steps, generator)
+        else:
+            x = guided(problem, n, steps, generator, GUIDANCE[method])
+        return Outcome({name: denoiser.physical(x)})
+
+    def exact(method: str) -> Posterior:
+        if method == "noise-denoise":
+            return noising(question, denoiser, "to correct an approximate answer")
+        if method != "smc":
+            raise ValueError(f"reweight by 'smc' or 'noise-denoise'; got {method!r}")
+        return steered(question, denoiser, seen, gaussian, "to weigh an approximate answer")
+
+    exactly = (
+        method == "ancestral"
+        and isinstance(question.prior, GaussianPrior)
+        and (gaussian and seen.affine)
+    )
+    return answer(
+        question,
+        run,
+        method,
+        why,
+        "closed form" if exactly else "approximate",
+        1,
+        lambda: denoiser.evaluations,
+        independent=exactly,
+        exact=None if exactly else exact,
+    )
+
+
+def noising(question: Question, denoiser: Any, why: str) -> Posterior:
+    """Chains that noise and denoise, of any likelihood."""
+    name = question.name
+
+    def log_likelihood(z: Tensor) -> Tensor:
+        return question.log_likelihood({name: denoiser.physical(z)})
+
+    def run(n: int, generator: torch.Generator) -> Outcome:
+        kept = max(100, math.ceil(n / _CHAINS))
+        start = denoiser.draw(_CHAINS, generator)
+        blocks = 1 if question.particles else _BLOCKS
+        with torch.no_grad():
+            found = noise_denoise(
+                denoiser, log_likelihood, start, kept, kept, generator, blocks=blocks
+            )
+            return of_chains(found, {name: denoiser.physical(found.flat)})
+
+    size = question.particles or 100 * _CHAINS
+    return answer(
+        question, run, "noise-denoise", why, "asymptotic", size, lambda: denoiser.evaluations
+    )
+
+
+def gibbs(question: Question, denoiser: Any, why: str) -> Posterior:
+    """Chains of several unknowns, of which the last noises and denoises, the others move along
+    differences between chains.
+    """
+    *others, last = question.priors
+    where = joint_space({k: question.priors[k] for k in others})
+
+    def unknowns(z: Tensor) -> dict[str, Tensor]:
+        u, x = z.split((where.size, denoiser.size), -1)
+        return where.unknowns(u) | {last: denoiser.physical(x)}
+
+    def run(n: int, generator: torch.Generator) -> Outcome:
+        kept = max(100, math.ceil(n / _CHAINS))
+        parts = where.draw(_CHAINS, generator), denoiser.draw(_CHAINS, generator)
+        with torch.no_grad():
+            found = noise_denoise(
+                denoiser,
+                lambda z: question.log_likelihood(unknowns(z)),
+                torch.cat(parts, -1),
+                kept,
+                kept,
+                generator,
+                blocks=1 if question.particles else _BLOCKS,
+                log_prior=where.log_prior,
+            )
+            return of_chains(found, unknowns(found.flat))
+
+    size = question.particles or 100 * _CHAINS
+    return answer(question, run, "gibbs", why, "asymptotic", size, lambda: denoiser.evaluations)
+
+
+def _prior_chi2(solved: LinearGaussian) -> float:
+    """The least squared distance of y from a component, in its own units."""
+    factors = solved.factors()
+    assert factors is not None
+    residual = solved.y - solved.forward(solved.means)
+    every = factors if len(factors) > 1 else factors * len(residual)
+    white = [
+        torch.linalg.solve_triangular(L, r[:, None], upper=False) for L, r in zip(every, residual)
+    ]
+    return min(float(w.square().sum()) for w in white)
+
+
+def _warn_impossible(square: float, m: int) -> None:
+    if chi2.sf(square, m) < _CHANCE:
+        warnings.warn(
+            f"the observation is far from what the prior predicts: chi2 = {square:.4g} for {m} "
+            "numbers; is the instrument, the noise or the prior what it is said to be?",
+            ApproximateWarning,
+            stacklevel=4,
+        )
+
+
+def _problem(question: Question, denoiser: Any, seen: Instrument, gaussian: bool) -> Problem:
+    """The problem in the denoiser's coordinates."""
+    part = seen.reduced() if gaussian else seen
+    name = question.name
+    exact = None
+    if not gaussian:
+
+        def exact(z: Tensor) -> Tensor:
+            return question.log_likelihood({name: denoiser.physical(z)})
+
+    unit = math.exp(-seen.scale / len(seen.y)) / math.sqrt(2 * math.pi)
+    return Problem(denoiser, part.predict, part.y, part.scale, part.matrix, exact, unit)
+
+
+def _first(problem: Problem) -> None:
+    """Warns of an observation that the prior does not foresee."""
+    prior = problem.prior
+    x = torch.zeros(1, prior.size, dtype=prior.dtype, device=prior.device)
+    known = twist(problem, prior.mean(x, prior.farthest).detach(), prior.farthest)
+    white = torch.linalg.solve_triangular(known.factor[0], known.residual.mT, upper=False)
+    _warn_impossible(float(white.square().sum()), len(problem.y))
+
+
+def _particles(question: Question, denoiser: Any) -> int:
+    if question.particles is not None:
+        return question.particles
+    if isinstance(denoiser, ClosedForm):
+        return 8192 if denoiser.size <= 128 else 4096
+    return 4096 if denoiser.size <= 32 else 256
