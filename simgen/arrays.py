@@ -1,18 +1,16 @@
-"""Arrays: what they say about the fields of a dataset, and the arrays of foreign HDF5 files."""
+"""Arrays: what they say about the fields of a dataset."""
 
 from __future__ import annotations
 
-__all__ = ["as_stored", "default_shard_size", "fields_of", "foreign_sources", "theta_field"]
+__all__ = ["as_stored", "default_shard_size", "fields_of", "theta_field"]
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from .field import Field, infer_field
-from .shard import COLUMNS, DatasetError, open_file
+from .shard import COLUMNS, DatasetError
 
 if TYPE_CHECKING:
     from .prior import Prior
@@ -50,7 +48,7 @@ def theta_field(d: int, prior: Prior | None, names: Sequence[str] | None = None)
 
 
 def as_stored(array: np.ndarray, name: str = "") -> np.ndarray:
-    """An array in the type that it is stored in: floats as float32."""
+    """An array in the type that it is stored in: floats as float32, bytes in native order."""
     if array.dtype.kind == "f" and array.dtype != np.float32:
         with np.errstate(over="ignore"):
             return array.astype(np.float32)
@@ -60,7 +58,7 @@ def as_stored(array: np.ndarray, name: str = "") -> np.ndarray:
         )
     if name == "theta" and array.dtype != np.float32:
         return array.astype(np.float32)
-    return array
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def fields_of(
@@ -87,36 +85,3 @@ def fields_of(
         except ValueError as error:
             raise DatasetError(f"{where}: field {name!r}: {error}") from None
     return out
-
-
-def foreign_sources(path: Path, fields: Mapping[str, str] | None) -> dict[str, str]:
-    """The chosen arrays of a foreign file by the names that they get."""
-    arrays: dict[str, str] = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = f"{name} {item.shape}"
-
-    try:
-        with open_file(path) as file:
-            file.visititems(visit)
-            there = ", ".join(arrays.values()) or "no arrays"
-            if fields is None:
-                raise DatasetError(
-                    f"{path} is a file; of a foreign HDF5 file say which array is which field, "
-                    f'fields={{"theta": ..., "x": ...}}: it holds {there}'
-                )
-            if "x" not in fields:
-                raise DatasetError(f"fields= must name 'x'; {path} holds {there}")
-            for name, source in fields.items():
-                if source not in file or not isinstance(file[source], h5py.Dataset):
-                    raise DatasetError(f"{path} has no array {source!r}; it holds {there}")
-                if not file[source].shape:
-                    raise DatasetError(
-                        f"{path}: {source!r} is one number; field {name!r} needs rows"
-                    )
-    except OSError as error:
-        raise DatasetError(
-            f"{path} is neither a dataset's directory nor a readable HDF5 file: {error}"
-        ) from None
-    return dict(fields)

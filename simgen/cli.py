@@ -62,6 +62,7 @@ def _options(
 
 @app.command("simulate")
 def simulate_(
+    context: typer.Context,
     name: Name,
     n: Annotated[int, typer.Option("-n", "--rows", help="Rows the dataset is to have.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The dataset.")],
@@ -83,13 +84,30 @@ def simulate_(
     max_failures: Annotated[
         float | None, typer.Option(help="Stop after so many failed rows, or such a share.")
     ] = None,
+    on_error: Annotated[
+        str, typer.Option(help="record failed rows, or raise at the first.")
+    ] = "record",
+    script: Annotated[
+        str | None, typer.Option(metavar="slurm", help="Print the script of a job array instead.")
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(metavar="N", help="Jobs of the script; by --part where that is given.")
+    ] = 8,
 ) -> None:
     """Fill a dataset; run again, resume or extend it."""
     from . import arguments
-    from .simulation import simulate
+    from .simulation import checked_part, simulate
 
+    simulator = arguments.simulator(name, arguments.settings(chosen or []))
+    if script is not None:
+        from .scripts import array_script, words_of
+
+        words = words_of(context, {"workers", "part", "script", "jobs"})
+        parts = jobs if part is None else checked_part(part)[1]
+        print(array_script(script, words, parts, workers, out, Path.cwd()), end="")
+        return
     dataset = simulate(
-        arguments.simulator(name, arguments.settings(chosen or [])),
+        simulator,
         n,
         out,
         seed=seed,
@@ -101,6 +119,7 @@ def simulate_(
         retries=retries,
         timeout=timeout,
         max_failures=max_failures,
+        on_error=on_error,
     )
     failed = int((dataset.status != 0).sum())
     say(f"{dataset!r}{f'; {failed} failed' if failed else ''}")
@@ -173,17 +192,24 @@ def sample_(
     ],
     given: Given = None,
     seed: Seed = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even where it is unlike the simulations.")
+    ] = False,
 ) -> None:
     """Draw from a model, given an observation."""
     from .conditional import load
     from .inspection import summary_section
     from .observation import draw_samples, read_observation, write_samples
+    from .typicality import admit, record
 
     conditional = load(file)
     observed = read_observation(given or [], conditional)
+    found = admit(conditional, observed.given, force)
     _writable(out)
     samples = draw_samples(conditional, observed.given, n, seed)
     write_samples(samples, out)
+    if found is not None:
+        record(out, found)
     if samples.names:
         show([summary_section(f"{out}: {n} draws", samples.summary(observed.truth))])
     else:
@@ -310,21 +336,31 @@ def simulators_() -> None:
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A .h5 or .npz file.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC",
+            help="A file (HDF5, .npy, .npz, .root, .fits), or a folder of .npy or .npz files.",
+        ),
+    ],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="The dataset to make.")],
     field: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=ARRAY", help="A field and its array in the file; repeated."),
+        typer.Option(
+            metavar="NAME=ARRAY",
+            help="A field and its array in the file, or with commas its columns; repeated.",
+        ),
     ] = None,
     prior: Annotated[
         str | None, typer.Option(metavar="module:attribute", help="The prior of theta.")
     ] = None,
 ) -> None:
-    """Make a dataset of the arrays in a file."""
+    """Make a dataset of the arrays in files."""
     from . import arguments
     from .importing import import_arrays
 
-    names = arguments.settings(field or [])
+    chosen = arguments.settings(field or [])
+    names = {k: v.split(",") if "," in v else v for k, v in chosen.items()}
     known = None if prior is None else arguments.prior(prior)
     say(repr(import_arrays(source, out, names, known)))
 

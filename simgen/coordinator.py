@@ -10,11 +10,12 @@ from __future__ import annotations
 __all__ = ["Coordinator", "Options", "draw_theta"]
 
 import os
+import re
 import time
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,12 +40,14 @@ from .shard import (
     shard_name,
     write_shard,
 )
-from .workers import Result, Task, join, killed
+from .timing import Journal
+from .workers import Result, Task, join
 
 _CHECK_SECONDS = 5.0  # of repeating the first rows of a simulator that takes them one at a time
 _UNIT_SECONDS = (0.02, 4.0)  # the least and most that a task should take
 _WHOLE = 0.7  # the share of a shard from which a task takes all of it
-_TRIES = 4  # blocks in which there must be a good row
+_FEW, _TRIES = 32, 4  # rows, or blocks of a batched simulator, of which one must succeed
+_WRITERS = 3  # shards on their way to disk: some are flushed while another is written
 _BLOCKS = 64  # of parameters to remember
 
 
@@ -109,6 +112,8 @@ class Coordinator:
         self.options, self.pool, self.block = options, pool, options.block
         self.rate = np.nan  # seconds a row
         self.failed: Counter[str] = Counter()
+        self.first: Failure | None = None
+        self.journal = Journal(directory / f"times-{options.part}-of-{options.parts}.bin")
         self.seen: frozenset[str] = frozenset()
         self.unseen: set[str] = set()  # hosts whose shards do not appear here
         self.token = f"{os.getpid()}-{time.time_ns()}"
@@ -161,7 +166,7 @@ class Coordinator:
                 if abandoned(file):
                     file.unlink(missing_ok=True)
             for file in self.directory.glob(".probe-*"):
-                if file.read_text() == self.token:
+                if file.read_text() == self.token or abandoned(file):
                     file.unlink(missing_ok=True)
 
     def _create(self) -> None:
@@ -202,7 +207,8 @@ class Coordinator:
         good = was & (result.status == GOOD)
         if was.any() and not good.any():
             raise DatasetError(
-                f"{self.directory}: rows that are stored as good fail now: {_described(result)}"
+                f"{self.directory}: rows that are stored as good fail now: "
+                f"{_described(result.failures[0])}"
             )
         if good.any():
             compare_fields(self.manifest, result.columns, self.directory)
@@ -214,25 +220,47 @@ class Coordinator:
             )
 
     def _first_block(self) -> Result:
-        """The first block; if it has no good row, the fields of a later one."""
-        fault: Result | None = None
-        tries = range(0, min(_TRIES * self.block, self.n), self.block)
-        for start in tries:
-            result = self._block(start, min(start + self.block, self.n))
-            if self.options.strict:
-                self._count(result)
+        """The first block; if it has no good row, the fields of a later one.
+
+        The first rows run alone: a simulator that always fails is stopped after these, or after
+        as many as `max_failures` allows.
+        """
+        o, batched, block = self.options, self.simulator.batched, self.block
+        few = _TRIES * block if batched else _FEW
+        most = min(self.n, few if np.isinf(o.limit) else max(few, o.limit))
+        first: Failure | None = None
+        start = 0
+        while start < most:
+            stop = min(start + block, self.n)
+            middle = stop if start or batched else min(_FEW, stop)
+            result = join(outcomes := self._outcomes(start, middle))
+            if middle < stop and ((result.status == GOOD).any() or middle < most):
+                result = join([*outcomes, *self._outcomes(middle, stop)])
+            if result.failures and (o.strict or len(result.failures) > o.limit):
+                self._count(result)  # which stops here
             if (result.status == GOOD).any():
+                self.rate = result.seconds / len(result.status)
                 if start:
                     result.columns = {k: v[:0] for k, v in result.columns.items()}
                     result.status, result.failures = result.status[:0], []
                 return result
-            fault = fault or result
-        assert fault is not None
-        tried = min(tries[-1] + self.block, self.n)
-        raise DatasetError(f"none of the first {tried} rows succeeded: {_described(fault)}")
+            first, start = first or result.failures[0], start + len(result.status)
+        assert first is not None
+        raise DatasetError(
+            f"none of the first {start} rows succeeded (where that can be, max_failures says how "
+            f"many may fail): {_described(first)}"
+        )
 
     def _block(self, start: int, stop: int, seconds: float | None = None) -> Result:
-        """Rows of one block without a known layout, in parallel where they can be."""
+        """Rows of one block without a known layout."""
+        result = join(self._outcomes(start, stop, seconds))
+        self.rate = result.seconds / len(result.status)
+        return result
+
+    def _outcomes(
+        self, start: int, stop: int, seconds: float | None = None
+    ) -> list[tuple[Task, Result]]:
+        """Rows of one block, in parallel where they can be."""
         pieces = 1 if self.simulator.batched or seconds is not None else 4 * self.pool.workers
         step = -(-(stop - start) // pieces)
         starts = iter(range(start, stop, step))
@@ -243,10 +271,7 @@ class Coordinator:
                 return None
             return replace(self._task(a, min(a + step, stop)), seconds=seconds)
 
-        outcomes = list(self.pool.run(following, lambda task: killed(task, {})))
-        result = join(sorted(outcomes, key=lambda pair: pair[0].start))
-        self.rate = result.seconds / len(result.status)
-        return result
+        return sorted(self.pool.run(following), key=lambda pair: pair[0].start)
 
     # parameters and tasks
 
@@ -335,17 +360,14 @@ class Coordinator:
     def fill(self, bar: Bar) -> None:
         """Simulates what is missing, and commits each shard when it is whole."""
         self.bar = bar
-        self.writes: deque[Future[Path]] = deque()
-        with ThreadPoolExecutor(1) as self.writer:
-            for task, result in self.pool.run(self._following, self._lost):
+        self.writes: set[Future[Path]] = set()
+        with ThreadPoolExecutor(_WRITERS) as self.writer, self.journal:
+            for task, result in self.pool.run(self._following):
                 rows = task.stop - task.start
                 if rows:
                     self.rate = float(np.nanmean([self.rate, result.seconds / rows]))
                 self._take(task, result)
             self._flush()
-
-    def _lost(self, task: Task) -> Result:
-        return killed(task, self.manifest.fields)
 
     def _take(self, task: Task, result: Result) -> None:
         """Gathers a result, and writes its shard if that is whole now."""
@@ -354,6 +376,7 @@ class Coordinator:
         if result.size is not None and not self._appeared(task, result):
             self.again.append(replace(task, directory=None))
             return
+        self.journal.append(result.times)
         self._count(result)
         bad = sum(self.failed.values())
         self.bar.advance(task.stop - task.start, f"{bad} failed" if bad else "")
@@ -397,18 +420,17 @@ class Coordinator:
         if not result.failures:
             return
         self.failed.update(f"{failure.kind}: {failure.message}" for failure in result.failures)
+        self.first = self.first or result.failures[0]
         total = sum(self.failed.values())
         if not self.options.strict and total <= self.options.limit:
             return
         self._flush()
         if self.options.strict:
-            raise DatasetError(f"{_described(result)}; {self.kept()}")
+            raise DatasetError(_described(self.first, self.kept()))
+        allowed = f"{total} rows failed, more than max_failures allows ({self.options.limit:g})"
         often, times = self.failed.most_common(1)[0]
-        raise DatasetError(
-            f"{total} rows failed, more than max_failures allows ({self.options.limit:g}); "
-            f"{times} of "
-            f"them with {often}; {self.kept()}"
-        )
+        common = f", {times} of them with {often}" if times < total else ""
+        raise DatasetError(f"{allowed}{common}; {_described(self.first, self.kept())}")
 
     def _write(
         self,
@@ -417,15 +439,18 @@ class Coordinator:
         status: np.ndarray,
         failures: Sequence[Failure],
     ) -> None:
-        while self.writes and (len(self.writes) > 1 or self.writes[0].done()):
-            self.writes.popleft().result()
-        self.writes.append(
+        if len(self.writes) > _WRITERS:
+            wait(self.writes, return_when=FIRST_COMPLETED)
+        for write in [write for write in self.writes if write.done()]:
+            self.writes.remove(write)
+            write.result()
+        self.writes.add(
             self.writer.submit(write_shard, self.directory, first, columns, status, failures)
         )
 
     def _flush(self) -> None:
         while hasattr(self, "writes") and self.writes:
-            self.writes.popleft().result()
+            self.writes.pop().result()
 
     def kept(self) -> str:
         """How much is committed, in words."""
@@ -448,8 +473,10 @@ def draw_theta(prior: Any, seed: int, b: int, block: int) -> np.ndarray:
     return inside(theta.detach().cpu().float(), prior.low, prior.high).numpy()
 
 
-def _described(result: Result) -> str:
-    """The first failure of a result, in words."""
-    row, kind, message = result.failures[0][:3]
-    place = f" ({result.where[row]})" if row in result.where else ""
-    return f"row {row} failed with {kind}: {message}{place}"
+def _described(failure: Failure, rest: str = "") -> str:
+    """A failure in a sentence, and the last lines of its error."""
+    place = re.findall(r'File "(?:.*/)?([^/"]+)", line (\d+)', failure.trace)
+    where = f" ({':'.join(place[-1])})" if place else ""
+    said = f"row {failure.row} failed with {failure.kind}: {failure.message}{where}"
+    sentence = f"{said}; {rest}" if rest else said
+    return f"{sentence}\n{failure.trace}" if failure.trace else sentence

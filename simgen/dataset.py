@@ -15,17 +15,23 @@ __all__ = ["Column", "Dataset", "DatasetError", "Failure", "View"]
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import as_stored, default_shard_size, fields_of, foreign_sources, theta_field
+from .arrays import as_stored, default_shard_size, fields_of, theta_field
+from .dependence import Dependence, Failures, dependence
 from .field import Field
+from .foreign import open_arrays, open_table
 from .manifest import (
+    FILE,
+    INDEX,
     Manifest,
     committed,
+    identity_of,
     identity_of_rows,
     index_fits,
     prefix,
@@ -37,15 +43,15 @@ from .shard import (
     GOOD,
     DatasetError,
     Failure,
-    Segment,
     Segments,
     is_disk_full,
-    open_file,
     read_failures,
     status_code,
+    strangers,
     verify_shard,
     write_shard,
 )
+from .timing import RECORD, read_times
 from .view import Column, View
 
 if TYPE_CHECKING:
@@ -55,15 +61,16 @@ logger = logging.getLogger("simgen")
 
 
 class Dataset:
-    """Rows of simulations: a directory that `simulate` or `Dataset.create` wrote, or a foreign "
-    "HDF5 file.
+    """Rows of simulations: a directory that simgen wrote, or foreign files.
 
     Opening reads the manifest and the names of the shards, and no data.
 
     Arguments:
-        path: The directory; or a foreign HDF5 file, of which nothing is copied.
-        fields: Of a foreign file, its arrays by the names that they have here: {"theta": "params",
-            "x": "maps"}.
+        path: The directory; or a foreign file (HDF5, .npy, .npz, ROOT, FITS), or a folder of .npy
+            or .npz files, of which nothing is copied.
+        fields: Of foreign files, arrays by the names that they have here: {"theta": "params",
+            "x": "maps"}; of several, {"theta": ["mass", "width"]}, the columns side by side.
+            NumPy arrays that have the names of fields need none.
         split: The shares of rows that train, validate and test; by a hash of the row number.
         prior: The prior, where the dataset cannot rebuild it.
 
@@ -82,7 +89,7 @@ class Dataset:
     def __init__(
         self,
         path: str | Path,
-        fields: Mapping[str, str] | None = None,
+        fields: Mapping[str, str | Sequence[str]] | None = None,
         split: Sequence[float] = (0.9, 0.1, 0.0),
         prior: Prior | None = None,
     ) -> None:
@@ -91,14 +98,15 @@ class Dataset:
         self._prior = prior
         if not self.path.exists():
             raise DatasetError(f"there is no dataset at {self.path}")
-        if self.path.is_dir():
-            if fields is not None:
-                raise DatasetError(
-                    f"fields= names the arrays of a foreign HDF5 file; {self.path} is a directory"
-                )
-            self._open_directory()
-        else:
+        if self.path.is_file() or _is_foreign(self.path):
             self._open_foreign(fields)
+        elif fields is not None:
+            raise DatasetError(
+                f"fields= names the arrays of foreign files; {self.path} is a directory of ours, "
+                "or of no NumPy files"
+            )
+        else:
+            self._open_directory()
 
     def _open_directory(self) -> None:
         # shards before the manifest: what is listed was planned when the manifest is read
@@ -115,23 +123,17 @@ class Dataset:
                     f"{', '.join(self._prior.names)}"
                 )
             stored["theta"] = theta_field(stored["theta"].shape[0], self._prior)
-        self._segments = Segments(segments, {k: k for k in (*stored, *COLUMNS)})
-        self._set_fields(stored)
         self.identity = self.manifest.identity
+        sources = {k: k for k in (*stored, *COLUMNS)}
+        self._segments = Segments(segments, sources, identity=self.identity)
+        self._set_fields(stored)
 
-    def _open_foreign(self, fields: Mapping[str, str] | None) -> None:
+    def _open_foreign(self, fields: Mapping[str, str | Sequence[str]] | None) -> None:
         self.manifest = None
-        sources = foreign_sources(self.path, fields)
-        with open_file(self.path) as file:
-            lengths = {name: len(file[source]) for name, source in sources.items()}
-            if len(set(lengths.values())) != 1:
-                raise DatasetError(
-                    f"{self.path}: fields differ in their number of rows: {lengths}"
-                )
-            first = {name: file[source][:256] for name, source in sources.items()}
-        self._segments = Segments([Segment(0, next(iter(lengths.values())), self.path)], sources)
+        segments, sources, first = open_table(self.path, fields)
+        self._segments = Segments(segments, sources, opener=open_arrays)
         self._set_fields(fields_of(first, self._prior, str(self.path)))
-        self.identity = identity_of_rows({k: as_stored(v) for k, v in first.items()})
+        self.identity = identity_of_rows({k: as_stored(v, k) for k, v in first.items()})
 
     def _set_fields(self, stored: dict[str, Field]) -> None:
         theta = stored.get("theta")
@@ -172,7 +174,8 @@ class Dataset:
         Arguments:
             path: The directory to make.
             theta: Parameters (n, d); None for an unconditional dataset.
-            x: The observable (n, ...).
+            x: The observable (n, ...); like every field an array, or anything that has a NumPy
+                dtype and slices, such as a column of a dataset: it is read a shard at a time.
             prior: The prior that theta was drawn from.
             declared: Layouts, names and units of fields, where they are not to be inferred.
             **fields: More fields (n, ...): latents, `weight`, `x_length` ...
@@ -184,15 +187,17 @@ class Dataset:
         arrays = {k: v for k, v in {"theta": theta, "x": x, **fields}.items() if v is not None}
         if "x" not in arrays:
             raise DatasetError("a dataset needs the field 'x': Dataset.create(path, x=...)")
-        columns = {k: as_stored(np.asarray(v), k) for k, v in arrays.items()}
-        if "theta" in columns and columns["theta"].ndim == 1:
-            columns["theta"] = columns["theta"][:, None]
-        lengths = {k: len(v) for k, v in columns.items()}
+        sliced = {
+            k: v if isinstance(getattr(v, "dtype", None), np.dtype) else np.asarray(v)
+            for k, v in arrays.items()
+        }
+        lengths = {k: len(v) if v.shape else 0 for k, v in sliced.items()}
         n = lengths["x"]
         if len(set(lengths.values())) != 1 or n == 0:
             raise DatasetError(f"fields need the same number of rows, at least one; got {lengths}")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise DatasetError(f"{path} is there already: choose another path")
+        columns = _stored_rows(sliced, 0, 256)
         described = fields_of(columns, prior, str(path), declared)
         block = 256
         manifest = Manifest(
@@ -210,13 +215,13 @@ class Dataset:
             manifest.create(path)
             write_index(path, manifest)
             for first, count, _ in manifest.layout(path):
-                rows = {
-                    k: np.ascontiguousarray(v[first : first + count]) for k, v in columns.items()
-                }
-                rows, status, failures = screen(rows, first)
+                rows, status, failures = screen(_stored_rows(sliced, first, count), first)
                 write_shard(path, first, rows, status, failures)
-        except OSError as error:
-            raise write_error(path, error) from error
+        except BaseException as error:
+            _discard(path, manifest)
+            if isinstance(error, OSError):
+                raise write_error(path, error, "nothing is kept") from error
+            raise
         dataset = cls(path, prior=prior)
         dataset._report_failures()
         return dataset
@@ -238,8 +243,15 @@ class Dataset:
         column = self._parameters.get(name)
         return (name, None) if column is None else ("theta", column)
 
-    def _read_range(self, name: str, start: int, stop: int) -> np.ndarray:
+    def _read_range(
+        self, name: str, start: int, stop: int, out: np.ndarray | None = None
+    ) -> np.ndarray:
         source, column = self._source(name)
+        if out is not None and column is None:
+            return self._segments.read(source, start, stop, out)
+        if out is not None:
+            out[...] = self._read_range(name, start, stop)
+            return out
         out = self._empty(source, max(0, stop - start))
         if len(out):
             self._segments.read(source, start, stop, out)
@@ -324,19 +336,31 @@ class Dataset:
         return View(self, "good", np.flatnonzero(self.status == GOOD))
 
     @property
-    def failures(self) -> list[Failure]:
-        """The failed rows: number, kind, message, parameters."""
+    def failures(self) -> Failures:
+        """The failed rows: number, kind, message, parameters, seed, the last lines of the error;
+        `failures.dependence()` tells whether they depend on theta.
+        """
         if self.manifest is None:
             message = "NaN or infinity in a field"
             found = [Failure(int(i), "nonfinite", message) for i in np.flatnonzero(self.status)]
         else:
             segments = self._segments.segments
             bad = [s for s in segments if self.status[s.first : s.first + s.rows].any()]
-            found = [failure for segment in bad for failure in read_failures(segment.path)]
-        if "theta" not in self.fields or not found:
-            return found
-        theta = self.read_rows("theta", np.array([failure.row for failure in found]))
-        return [failure._replace(theta=row) for failure, row in zip(found, theta)]
+            seed = self.manifest.seed
+            found = [failure for segment in bad for failure in read_failures(segment.path, seed)]
+        if "theta" in self.fields and found:
+            theta = self.read_rows("theta", np.array([failure.row for failure in found]))
+            found = [failure._replace(theta=row) for failure, row in zip(found, theta)]
+        return Failures(found, self)
+
+    def dependence(self) -> list[Dependence]:
+        """Whether failures and run times depend on theta: one answer a parameter."""
+        if "theta" not in self.fields or not len(self):
+            return []
+        names = self.fields["theta"].names or ()
+        simulated = self.manifest is not None
+        times = read_times(self.path, len(self)) if simulated else np.empty(0, RECORD)
+        return dependence(self["theta"][:], names, self.status != GOOD, times)
 
     @cached_property
     def prior(self) -> Prior | None:
@@ -387,7 +411,7 @@ class Dataset:
         return {**out, **{k: getattr(m, k) for k in keys}}
 
     def verify(self) -> list[str]:
-        """Reads everything; what is missing or damaged, empty if nothing is."""
+        """Reads everything; what is missing, damaged or of another origin, empty if nothing is."""
         if self.manifest is None:
             try:
                 for name in self.stored:
@@ -403,7 +427,10 @@ class Dataset:
             if first not in there:
                 problems.append(f"{path.name} is missing: rows {first} to {first + count - 1}")
             else:
-                problems += verify_shard(path, first, count, self.stored)
+                problems += verify_shard(path, first, count, self.manifest.fields, self.identity)
+        problems += strangers(self.path, [segment.path.name for segment in layout])
+        if not _is_consistent(self.manifest):
+            problems.append("dataset.json is damaged: its identity is of other contents")
         if not index_fits(self.path, self.manifest):
             problems.append(
                 "index.h5 is missing, damaged, or of other rows: simulate() rewrites it"
@@ -426,6 +453,38 @@ def write_error(path: Path, error: OSError, kept: str = "nothing is lost") -> Da
             f"the disk of {path} is full ({kept}): free some space and run the same command again"
         )
     return DatasetError(f"{path} cannot be written: {error} ({kept})")
+
+
+def _is_consistent(manifest: Manifest) -> bool:
+    """Whether the identity of simulated rows is of what the manifest says."""
+    m = manifest
+    if m.simulator is None or m.seed is None:
+        return m.kind == "arrays"
+    return identity_of(m.simulator, m.prior, m.seed, m.block) == m.identity
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a folder is one of NumPy files, and no dataset."""
+    names = [entry.name for entry in path.iterdir()]
+    return FILE not in names and any(name.endswith((".npy", ".npz")) for name in names)
+
+
+def _stored_rows(columns: Mapping[str, Any], first: int, count: int) -> dict[str, np.ndarray]:
+    """Rows of arrays as a shard holds them."""
+    out = {}
+    for name, column in columns.items():
+        rows = as_stored(np.ascontiguousarray(column[first : first + count]), name)
+        out[name] = rows[:, None] if name == "theta" and rows.ndim == 1 else rows
+    return out
+
+
+def _discard(path: Path, manifest: Manifest) -> None:
+    """Removes what creating a dataset has written so far."""
+    names = [FILE, INDEX, *(segment.path.name for segment in manifest.layout(path))]
+    with suppress(OSError):
+        for name in names:
+            (path / name).unlink(missing_ok=True)
+        path.rmdir()
 
 
 def _checked_split(split: Sequence[float]) -> tuple[float, ...]:

@@ -10,11 +10,12 @@ surrogate has to be (SCANDAL):
     r_{ik} = \frac{\log q(x_i \mid \vartheta_i + h_k w_k) -
         \log q(x_i \mid \vartheta_i - h_k w_k)}{2 h_k} - w_k \cdot t_i
 
-The directions w_k make the scores white, and sigma_k^2 is the residuals' own variance in the
+Along the directions w_k the scores are white, and sigma_k^2 is the residuals' own variance in the
 batch: weighted by it, score and density tell of q's parameters what each knows, and the sum is
 the likelihood of both to second order. So the weight has no unit and nothing to tune. The slope is
 a secant, not a derivative: networks are piecewise linear in theta, and what happens at their
-kinks is part of the slope.
+kinks is part of the slope. A surrogate that is held to the slope learns later what is noise, and
+is trained for longer.
 
 References:
     | Mining gold from implicit models to improve likelihood-free inference (Brehmer et al., 2018)
@@ -25,10 +26,10 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["ScoreTerm", "check_gold", "check_joint_score", "joint_log_ratio"]
+__all__ = ["ScoreTerm", "check_gold", "check_joint_score", "joint_log_ratio", "longer"]
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,13 +42,15 @@ from .diagnosis import score_identities
 from .expression import Expression
 from .forward import Simulator
 from .pipeline import Pipeline
+from .schedule import Schedule
 
 if TYPE_CHECKING:
     from .source import Prepared
     from .stacking import Members
 
 _STEP, _REACH = 0.1, 0.05  # largest step: in nats of the scores, in deviations of theta
-_FLOOR = 1.0  # least sigma^2, as a share of the scores' variance
+_FLOOR = 0.1  # least sigma^2, as a share of the scores' variance
+_LONGER = 3  # times the epochs of a fit without gold
 _ROWS, _BYTES = 10_000, 64 << 20
 _CHANCE = 1e-6
 
@@ -57,7 +60,8 @@ class ScoreTerm:
     """The second term of the loss. Rows of a batch take the directions in turn.
 
     Arguments:
-        directions: w_k, (d, d): scores along them are white. In units of standardised theta.
+        directions: w_k, (d, d): scores along them are white, of mean square one (or zero, where
+            they do not vary). In units of standardised theta.
         steps: h_k, (d,).
     """
 
@@ -84,8 +88,8 @@ class ScoreTerm:
         values, vectors = torch.linalg.eigh(score.T @ score / len(score))
         if not bool(values[-1] > 0):
             raise DatasetError(f"{gold!r} is zero in every row: there is nothing to learn from it")
-        steps = (_STEP / values.clamp(min=1e-30).sqrt()).clamp(max=_REACH)
-        return cls(vectors.T.float(), steps.float())
+        size = values.sqrt().where(values > 1e-8 * values[-1], torch.inf)
+        return cls((vectors / size).T.float(), (_REACH * size).clamp(max=_STEP).float())
 
     def __call__(self, members: Members, batch: Prepared) -> tuple[Tensor, Tensor]:
         """Both terms of the loss, each (members,)."""
@@ -104,6 +108,11 @@ class ScoreTerm:
         variance = square.detach() @ share / share.sum(0).clamp(min=1e-12)
         term = batch.mean(square / (variance[:, turn] + _FLOOR))
         return batch.mean(loss), d / (2 * events) * term
+
+
+def longer(plan: Schedule) -> Schedule:
+    """The schedule of a fit with gold, from that of a fit without."""
+    return replace(plan, max_epochs=_LONGER * plan.max_epochs)
 
 
 def check_gold(expression: Expression, dataset: Dataset, gold: str) -> None:

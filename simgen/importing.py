@@ -1,4 +1,4 @@
-"""Importing: a dataset from the arrays of a foreign HDF5 or NumPy file."""
+"""Importing: a dataset of ours from foreign files, a shard at a time."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ __all__ = ["import_arrays", "read_npz"]
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,39 +21,32 @@ if TYPE_CHECKING:
 def import_arrays(
     source: str | os.PathLike[str],
     path: str | os.PathLike[str],
-    fields: Mapping[str, str],
+    fields: Mapping[str, str | Sequence[str]],
     prior: Prior | None = None,
 ) -> Dataset:
-    """Makes a dataset of arrays in a file.
+    """Makes a dataset of arrays in foreign files; memory holds one shard of them.
 
     Arguments:
-        source: A .npz file, or an HDF5 file.
+        source: A file (HDF5, .npy, .npz, ROOT, FITS), or a folder of .npy or .npz files.
         path: The directory to make.
-        fields: Names of arrays in the file by the names of the fields they become, {"x": "maps"};
-            of a .npz file all arrays by their own names, if none is named.
+        fields: Names of arrays there by the names of the fields they become, {"x": "maps"}; of
+            NumPy files all arrays by their own names, if none is named.
         prior: The prior that theta was drawn from.
 
     Raises:
-        DatasetError: If the file cannot be read, lacks an array, or its arrays do not fit.
+        DatasetError: If a file cannot be read, lacks an array, or its arrays do not fit.
     """
     source = Path(source)
-    if not source.is_file():
+    if not source.exists():
         raise DatasetError(f"there is no file {source}")
-    arrays: dict[str, Any] = (
-        _npz(source, fields) if source.suffix == ".npz" else _hdf5(source, fields, prior)
-    )
-    return Dataset.create(Path(path), prior=prior, **arrays)
-
-
-def _npz(source: Path, fields: Mapping[str, str]) -> dict[str, np.ndarray]:
+    foreign = Dataset(source, fields=dict(fields) or None, prior=prior)
+    if foreign.manifest is not None:
+        raise DatasetError(f"{source} is a dataset already: open it as it is")
     try:
-        arrays = read_npz(source)
-    except ValueError as error:
-        raise DatasetError(str(error)) from None
-    chosen = dict(fields) or {k: k for k in arrays}
-    if missing := [k for k in chosen.values() if k not in arrays]:
-        raise DatasetError(f"{source} has no array {missing[0]!r}; it has {', '.join(arrays)}")
-    return {name: arrays[array] for name, array in chosen.items()}
+        columns = {name: foreign[name] for name in foreign.stored}
+        return Dataset.create(Path(path), prior=prior, **columns)  # type: ignore[arg-type]
+    finally:
+        foreign.close()
 
 
 def read_npz(source: Path) -> dict[str, np.ndarray]:
@@ -67,11 +60,3 @@ def read_npz(source: Path) -> dict[str, np.ndarray]:
             return {k: arrays[k] for k in arrays.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{source} cannot be read as .npz: {error}") from None
-
-
-def _hdf5(source: Path, fields: Mapping[str, str], prior: Prior | None) -> dict[str, np.ndarray]:
-    dataset = Dataset(source, fields=dict(fields) or None, prior=prior)
-    try:
-        return {name: dataset[name][:] for name in dataset.stored}
-    finally:
-        dataset.close()

@@ -186,7 +186,7 @@ def _joint_ways(question: Question) -> list[Way]:
     """Of several unknowns: a last one that denoises, by Gibbs' moves; all in one space."""
     name, last = list(question.priors.items())[-1]
     ways: list[Way] = []
-    if not (hasattr(last, "expression") and last.expression.given):
+    if not (hasattr(last, "expression") and last.given):
         denoiser = _denoiser(unconditional(last), sum(y.numel() for y in question.ys))
         if denoiser is not None:
             why = f"{name!r} denoises, and the others are few: they move in turn"

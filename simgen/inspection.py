@@ -7,18 +7,26 @@ __all__ = ["Section", "inspect", "plus_minus", "summary_section"]
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
-import numpy as np
 
 from .field import Field
 from .importing import read_npz
+from .locking import holder
+from .manifest import committed
+from .shard import Segment, open_file, read_failures
+
+if TYPE_CHECKING:
+    from .dataset import Dataset
+    from .dependence import Dependence
 
 FACTS = ("", "")
+_GAPS = 6  # runs of missing rows to list
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
@@ -77,11 +85,10 @@ def _dataset(path: Path) -> list[Section]:
     dataset = Dataset(path)
     about = dataset.provenance
     origin = about["simulator"] or {}
-    bad = int(np.count_nonzero(dataset.status))
     size = sum(file.stat().st_size for file in path.glob("*.h5"))
     facts = [
         ("rows", f"{len(dataset)} of {about['rows']} planned"),
-        ("failed rows", f"{bad}" + (" (--failures lists them)" if bad else "")),
+        *_progress(dataset),
         ("simulator", origin.get("name") or "none: made from arrays"),
         ("settings", json.dumps(origin.get("settings", {}))),
         ("seed, block", f"{about['seed']}, {about['block']}"),
@@ -94,6 +101,48 @@ def _dataset(path: Path) -> list[Section]:
         facts.append(("rounds", ", ".join(str(r["first"]) for r in rounds)))
     stored = {k: dataset.fields[k] for k in dataset.stored}
     return [Section(f"dataset {path}", FACTS, facts), _fields(stored)]
+
+
+def _progress(dataset: Dataset) -> list[tuple[str, str]]:
+    """What is done, missing and failed of a campaign, and who is at work on it."""
+    assert dataset.manifest is not None
+    planned = dataset.manifest.layout(dataset.path)
+    there = committed(dataset.path, planned)
+    kinds: Counter[str] = Counter()
+    for segment in there:
+        with open_file(segment.path) as file:
+            if file["status"][()].any():
+                kinds.update(failure.kind for failure in read_failures(segment.path))
+    said = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    facts = [
+        ("shards", f"{len(there)} of {len(planned)}, {sum(s.rows for s in there)} rows"),
+        ("missing rows", _gaps(planned, {s.first for s in there})),
+        (
+            "failed rows",
+            f"{kinds.total()}" + (f": {said} (--failures lists them)" if said else ""),
+        ),
+    ]
+    for file in sorted(dataset.path.glob(".part-*.lock")):
+        if (who := holder(file)) is not None:
+            part = file.name.removeprefix(".part-").removesuffix(".lock").replace("-of-", "/")
+            where = f"process {who.get('pid')} on {who.get('host')}, since {who.get('since')}"
+            facts.append(("at work", f"part {part}: {where}"))
+    return facts
+
+
+def _gaps(planned: Sequence[Segment], there: set[int]) -> str:
+    """Runs of planned rows that are not there, in words."""
+    gaps: list[tuple[int, int]] = []
+    for first, rows, _ in planned:
+        if first in there:
+            continue
+        if gaps and gaps[-1][1] == first:
+            gaps[-1] = (gaps[-1][0], first + rows)
+        else:
+            gaps.append((first, first + rows))
+    runs = [f"{a} to {b - 1}" for a, b in gaps[:_GAPS]] + ["..."] * (len(gaps) > _GAPS)
+    total = sum(b - a for a, b in gaps)
+    return f"{total}" + (f": {', '.join(runs)}" if gaps else "")
 
 
 def _failures(path: Path) -> list[Section]:
@@ -109,7 +158,22 @@ def _failures(path: Path) -> list[Section]:
             (str(failure.row), failure.kind, *(f"{t:.5g}" for t in theta), failure.message)
         )
     title = f"{len(failures)} of {len(dataset)} rows of {path} failed"
-    return [Section(title, ("row", "kind", *names, "message"), rows)]
+    found = Section(title, ("row", "kind", *names, "message"), rows)
+    tested = [_tested(d) for d in failures.dependence()]
+    header = ("parameter", "most failures", "failed there", "elsewhere", "p", "run time, s", "p")
+    about = "whether failures and run times depend on the parameters"
+    return [found, Section(about, header, tested)] if tested else [found]
+
+
+def _tested(d: Dependence) -> tuple[str, ...]:
+    """A parameter's row in the table of what failures and run times depend on."""
+    rare = ("", "", "", "")
+    if d.p_failure is not None:
+        rare = (d.where, f"{d.inside:.2%}", f"{d.outside:.2%}", f"{d.p_failure:.2g}")
+    timed = ("", "")
+    if d.p_time is not None:
+        timed = (f"{min(d.seconds):.2g} ... {max(d.seconds):.2g}", f"{d.p_time:.2g}")
+    return (d.name, *rare, *timed)
 
 
 def _model(path: Path) -> list[Section]:

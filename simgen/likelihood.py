@@ -244,7 +244,7 @@ class ConditionalLikelihood(Likelihood):
 
     def __init__(self, surrogate: Any) -> None:
         self.surrogate = surrogate
-        self.names = tuple(surrogate.expression.given)
+        self.names = tuple(surrogate.given)
         self.given = self.names
 
     def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:

@@ -176,9 +176,9 @@ def unconditional(prior: Any) -> Any:
         ValueError: If it is conditional on something.
     """
     if hasattr(prior, "expression") and callable(prior):
-        if prior.expression.given:
+        if prior.given:
             raise ValueError(
-                f"the prior {str(prior.expression)!r} is conditional: call it with what is given, "
+                f"the prior {prior.expression!r} is conditional: call it with what is given, "
                 "or name all unknowns in a dict in ancestral order"
             )
         return prior()

@@ -1,7 +1,8 @@
 """Restoration: missing and damaged shards of a dataset, simulated again to the same bytes.
 
 A row is a function of simulator, prior, seed, block and row number, so what was lost can be
-computed. Damaged shards are set aside, not deleted, until what takes their place is there.
+computed. Damaged shards are set aside, not deleted, until what takes their place is there; files
+of another origin are left alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from .dataset import Dataset, DatasetError
 from .forward import Simulator
 from .manifest import Manifest, committed, index_fits, write_index
-from .shard import Segment, verify_shard
+from .shard import STRANGE, Segment, verify_shard
 from .simulation import simulate
 
 _ASIDE = ".damaged-"
@@ -42,6 +43,8 @@ def restore(
 ) -> list[str]:
     """Puts a dataset in order, and says what was wrong; empty if nothing was.
 
+    Killed while it is at work, it does the rest when it is called again.
+
     Arguments:
         path: The dataset's directory.
         simulator: What it was simulated with; not needed of a built-in simulator.
@@ -59,13 +62,15 @@ def restore(
         raise DatasetError(
             f"{path} is a foreign file: only datasets that simgen wrote are repaired"
         )
-    problems = dataset.verify()
+    problems = _damage(dataset)
     dataset.close()
     if not problems:
+        _forget(path)
         return []
     layout = manifest.layout(path)
     there = committed(path, layout)
-    damaged = [s for s in there if verify_shard(s.path, s.first, s.rows, list(manifest.fields))]
+    fields, identity = manifest.fields, manifest.identity
+    damaged = [s for s in there if verify_shard(s.path, s.first, s.rows, fields, identity)]
     if damaged or len(there) < len(layout):
         if manifest.kind != "simulated" or manifest.seed is None:
             raise DatasetError(
@@ -77,9 +82,21 @@ def restore(
         )
     if not index_fits(path, manifest):
         write_index(path, manifest)
-    if left := Dataset(path).verify():
+    if left := _damage(Dataset(path)):
         raise DatasetError(f"{path} is still damaged: {'; '.join(left)}")
+    _forget(path)
     return problems
+
+
+def _damage(dataset: Dataset) -> list[str]:
+    """What is wrong, other than files that happen to lie there."""
+    return [problem for problem in dataset.verify() if not problem.endswith(STRANGE)]
+
+
+def _forget(path: Path) -> None:
+    """Removes what an interrupted repair had set aside, once the whole is in order."""
+    for backup in path.glob(f"{_ASIDE}*"):
+        backup.unlink(missing_ok=True)
 
 
 def _refill(

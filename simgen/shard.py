@@ -2,7 +2,9 @@
 
 A shard named `shard-%08d.h5` by its first row holds one array a field with a row axis in front,
 the columns /row, /round and /status, and the errors of its failed rows. It appears whole under
-its name or not at all: temporary name, flush to disk, rename, flush the directory.
+its name or not at all: temporary name, flush to disk, rename, flush the directory. One that is
+there is never written again. Arrays are contiguous and not compressed: of float32 simulations the
+codecs of HDF5 save a seventh at most, and write a tenth as fast (`studies/campaigns`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ __all__ = [
     "put",
     "shard_name",
     "status_code",
+    "strangers",
     "verify_shard",
     "write_shard",
 ]
@@ -29,6 +32,7 @@ __all__ = [
 import errno
 import io
 import itertools
+import json
 import os
 import re
 import socket
@@ -45,7 +49,9 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from .field import Field
 from .locking import is_alive
+from .sealing import ROOM, check_seal, large_arrays, write_seal
 
 GOOD, MISSING = 0, 255
 COLUMNS = ("row", "round", "status")
@@ -53,8 +59,15 @@ COLUMNS = ("row", "round", "status")
 
 _CODES = {"nonfinite": 2, "timeout": 3, "killed": 4, "shape": 5}
 _NAME = re.compile(r"shard-(\d{8,})\.h5")
+_TIMES = re.compile(r"times-\d+-of-\d+\.bin")
 _SPAN = 16 << 20
+_BUFFER = 4 << 20
+STRANGE = "is not of this dataset: move it elsewhere"
+_COLUMN_TYPES = {"row": "int64", "round": "int32", "status": "uint8"}
+_UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError)
+"""What HDF5 raises where a file is damaged."""
 _COUNT = itertools.count()
+_TRACE = 2000  # letters of the last lines of an error
 _LEFTOVER = 3600.0  # seconds after which a temporary file of another host is nobody's
 
 
@@ -63,12 +76,23 @@ class DatasetError(ValueError):
 
 
 class Failure(NamedTuple):
-    """A failed row: number, kind ("nonfinite", an exception's name ...), message, theta (d,)."""
+    """A failed row.
+
+    Arguments:
+        row: Its number.
+        kind: "nonfinite", "timeout", "killed", "shape", or the name of an exception.
+        message: What that said.
+        theta: Its parameters (d,).
+        trace: The last lines of its error.
+        seed: Of the call's random stream: `simgen.forward.stream(*seed)`.
+    """
 
     row: int
     kind: str
     message: str
     theta: np.ndarray | None = None
+    trace: str = ""
+    seed: tuple[int, ...] | None = None
 
 
 def status_code(kind: str) -> int:
@@ -100,8 +124,12 @@ def _host() -> str:
 
 
 def abandoned(file: Path) -> bool:
-    """Whether a temporary file is nobody's: its process is gone, or it is old."""
-    match = re.fullmatch(r".*\.(\w+)-(\d+)-\d+\.tmp", file.name)
+    """Whether a temporary file or a worker's probe is nobody's: its process is gone, or it is
+    old.
+    """
+    match = re.fullmatch(r".*\.(\w+)-(\d+)-\d+\.tmp|\.probe-(.+)-(\d+)", file.name)
+    if match is not None and match[3] == socket.gethostname():
+        return not is_alive(int(match[4]))
     if match is not None and match[1] == _host():
         return not is_alive(int(match[2]))
     try:
@@ -116,7 +144,7 @@ def put(path: Path, content: bytes | Callable[[h5py.File], None], exclusive: boo
     Arguments:
         path: Where; an existing file is replaced in one step.
         content: The bytes; or what writes them into an open HDF5 file.
-        exclusive: Whether an existing file is an error instead.
+        exclusive: Whether an existing file is kept, and an error.
 
     Raises:
         FileExistsError: If `exclusive` and the file is there.
@@ -129,14 +157,16 @@ def put(path: Path, content: bytes | Callable[[h5py.File], None], exclusive: boo
             if isinstance(content, bytes):
                 sink.write(content)
             else:
-                with h5py.File(sink, "w") as hdf5:
+                with h5py.File(sink, "w", userblock_size=ROOM) as hdf5:
                     content(hdf5)
+                    arrays = large_arrays(hdf5)
+                if sink.error is None:
+                    write_seal(file.fileno(), arrays)
             if sink.error is not None:
                 raise sink.error
             os.fsync(file.fileno())
         if exclusive:
-            os.link(temporary, path)
-            os.unlink(temporary)
+            _link(temporary, path)
         else:
             os.replace(temporary, path)
     except BaseException:
@@ -149,6 +179,20 @@ def put(path: Path, content: bytes | Callable[[h5py.File], None], exclusive: boo
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Gives a file its name, if nobody has that name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if path.exists():
+            raise FileExistsError(f"{path} is there already") from None
+        os.replace(temporary, path)
+    else:
+        os.unlink(temporary)
 
 
 class _Sink:
@@ -182,7 +226,13 @@ class _Sink:
 
 
 def open_file(path: Path) -> h5py.File:
-    """Opens an HDF5 file for reading, also where the file system knows no locks."""
+    """Opens an HDF5 file for reading, also where the file system knows no locks.
+
+    Raises:
+        SealError: If it is one of ours and not what was written; HDF5 does not see it then.
+        OSError: If it cannot be opened.
+    """
+    check_seal(path, required=_NAME.fullmatch(path.name) is not None or path.name == "index.h5")
     try:
         return h5py.File(path, "r")  # the usual flags: the user may have it open as well
     except FileNotFoundError:
@@ -191,12 +241,21 @@ def open_file(path: Path) -> h5py.File:
         return h5py.File(path, "r", locking=False)
 
 
-def checksum(array: np.ndarray) -> int:
-    """The CRC-32 of an array's bytes, row by row, little-endian."""
+def checksum(array: np.ndarray, before: int = 0) -> int:
+    """The CRC-32 of an array's bytes, row by row, little-endian; continued from rows before."""
     array = np.ascontiguousarray(array)
     if not array.size:
-        return 0
-    return zlib.crc32(array.astype(array.dtype.newbyteorder("<"), copy=False).data.cast("B"))
+        return before
+    plain = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return zlib.crc32(plain.data.cast("B"), before)
+
+
+def _identity(directory: Path) -> str:
+    """The identity of the dataset in a directory; empty where there is none yet."""
+    try:
+        return str(json.loads((directory / "dataset.json").read_text("utf-8"))["identity"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def write_shard(
@@ -207,7 +266,7 @@ def write_shard(
     failures: Sequence[Failure] = (),
     round: int = 0,
 ) -> Path:
-    """Writes the shard of the rows from `first` on.
+    """Writes the shard of the rows from `first` on; one that is there is kept as it is.
 
     Arguments:
         directory: The dataset.
@@ -228,19 +287,25 @@ def write_shard(
         "status": np.asarray(status, dtype=np.uint8),
     }
     text = h5py.string_dtype()
-    errors = np.empty(len(failures), dtype=[("row", np.int64), ("kind", text), ("message", text)])
+    kinds = [("row", np.int64), ("stream", np.int64, (2,))]
+    errors = np.empty(
+        len(failures), dtype=[*kinds, *((k, text) for k in ("kind", "message", "trace"))]
+    )
     for i, failure in enumerate(failures):
-        errors[i] = (failure.row, _text(failure.kind), _text(failure.message))
+        said = (_text(v) for v in (failure.kind, failure.message, failure.trace[-_TRACE:]))
+        errors[i] = (failure.row, (failure.seed or (-1, -1))[-2:], *said)
 
     def compose(file: h5py.File) -> None:
         file.attrs["count"] = count
+        file.attrs["dataset"] = _identity(directory)
         for key, array in columns.items():
             stored = file.create_dataset(key, data=array)
             stored.attrs["crc32"] = np.uint32(checksum(array))
         file.create_dataset("errors", data=errors)
 
     path = directory / shard_name(first)
-    put(path, compose)
+    with suppress(FileExistsError):  # of a killed run's worker: the same rows
+        put(path, compose, exclusive=True)
     return path
 
 
@@ -249,41 +314,103 @@ def _text(value: str) -> str:
     return value.replace("\0", " ").encode("utf-8", "replace").decode()[:2000]
 
 
-def read_failures(path: Path) -> list[Failure]:
-    """The failed rows of a shard."""
+def read_failures(path: Path, seed: int | None = None) -> list[Failure]:
+    """The failed rows of a shard; with the dataset's seed, also those of their random streams."""
     with open_file(path) as file:
-        rows = file["errors"][()]
-    return [Failure(int(row), _decode(kind), _decode(message)) for row, kind, message in rows]
+        table = file["errors"][()]
+    more = "trace" in table.dtype.names
+    out = []
+    for entry in table:
+        purpose, index = (int(v) for v in entry["stream"]) if more else (-1, -1)
+        out.append(
+            Failure(
+                int(entry["row"]),
+                _decode(entry["kind"]),
+                _decode(entry["message"]),
+                trace=_decode(entry["trace"]) if more else "",
+                seed=None if seed is None or purpose < 0 else (seed, purpose, index),
+            )
+        )
+    return out
 
 
 def _decode(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def verify_shard(path: Path, first: int, count: int, fields: Sequence[str]) -> list[str]:
-    """What is wrong with a shard: rows, fields and checksums against what they should be."""
+def verify_shard(
+    path: Path, first: int, count: int, fields: Mapping[str, Field], identity: str = ""
+) -> list[str]:
+    """What is wrong with a shard: origin, rows, fields and checksums against what they should be.
+
+    Arguments:
+        path: The file.
+        first: Its first row.
+        count: Its rows.
+        fields: The fields that it should hold.
+        identity: That of its dataset; not compared unless said.
+    """
     name, problems = path.name, []
+    wanted: dict[str, tuple[tuple[int, ...], str]] = {
+        **{k: (f.shape, f.dtype or "float32") for k, f in fields.items()},
+        **{k: ((), kind) for k, kind in _COLUMN_TYPES.items()},
+    }
     try:
         with open_file(path) as file:
-            if file.attrs.get("count") != count:
-                problems.append(f"{name} counts {file.attrs.get('count')} rows; wanted {count}")
-            for key in (*fields, *COLUMNS):
+            problems += [f"{name} {what}" for what in _misfits(file, first, count, identity)]
+            for key, (shape, dtype) in wanted.items():
                 if key not in file:
                     problems.append(f"{name} lacks the field {key!r}")
                     continue
-                array = file[key][()]
-                if len(array) != count:
-                    problems.append(f"{name} holds {len(array)} rows of {key!r}; wanted {count}")
-                stored = int(file[key].attrs.get("crc32", -1))
-                if (found := checksum(array)) != stored:
+                array = file[key]
+                if array.shape != (count, *shape) or array.dtype != dtype:
                     problems.append(
-                        f"{name}: field {key!r} is damaged: crc32 {found:08x}, stored {stored:08x}"
+                        f"{name} holds {key!r} as {array.dtype} {array.shape}; wanted {dtype} "
+                        f"{(count, *shape)}"
                     )
-                elif key == "row" and not np.array_equal(array, np.arange(first, first + count)):
-                    problems.append(f"{name} does not hold the rows from {first} on")
-    except (OSError, KeyError, RuntimeError) as error:
+                elif what := _damage(array):
+                    problems.append(f"{name}: field {key!r} is damaged: {what}")
+            if len(file["errors"]) != np.count_nonzero(file["status"][()]) and not problems:
+                problems.append(f"{name} lists {len(file['errors'])} errors; its /status others")
+            read_failures(path)
+    except _UNREADABLE as error:
         problems.append(f"{name} cannot be read: {error}")
     return problems
+
+
+def _misfits(file: Any, first: int, count: int, identity: str) -> list[str]:
+    """Why a shard's file is not that of these rows of this dataset."""
+    out = []
+    if file.attrs.get("count") != count:
+        out.append(f"counts {file.attrs.get('count')} rows; wanted {count}")
+    if identity and (found := file.attrs.get("dataset", identity)) not in ("", identity):
+        out.append(f"is of another dataset ({str(found)[:12]}; this is {identity[:12]})")
+    row = file["row"]
+    if row.shape != (count,) or not np.array_equal(row[()], np.arange(first, first + count)):
+        out.append(f"does not hold the rows from {first} on")
+    return out
+
+
+def _damage(array: h5py.Dataset) -> str:
+    """How an array of a shard differs from its checksum; empty if it does not."""
+    stored = array.attrs.get("crc32")
+    found, step = (
+        0,
+        max(1, _BUFFER // max(1, array.dtype.itemsize * int(np.prod(array.shape[1:])))),
+    )
+    for start in range(0, len(array), step):
+        found = checksum(array[start : start + step], found)
+    if stored is None or int(stored) != found:
+        return f"crc32 {found:08x}, stored {'none' if stored is None else f'{int(stored):08x}'}"
+    return ""
+
+
+def strangers(directory: Path, planned: Sequence[str]) -> list[str]:
+    """Files of a dataset's directory that are not of it, in words; hidden ones do not count."""
+    known = {"dataset.json", "index.h5", *planned}
+    names = sorted(e.name for e in os.scandir(directory) if e.is_file() and e.name not in known)
+    strange = [name for name in names if not name.startswith(".") and not _TIMES.fullmatch(name)]
+    return [f"{name} {STRANGE}" for name in strange]
 
 
 class Segment(NamedTuple):
@@ -295,23 +422,35 @@ class Segment(NamedTuple):
 
 
 class Segments:
-    """Contiguous rows over HDF5 files, of which few are open at a time; reading takes no lock.
+    """Contiguous rows over files, of which few are open at a time; reading takes no lock.
+
+    The first time that a field of a shard is read, its checksum is, too: damage is an error, and
+    never a wrong number.
 
     Arguments:
         segments: In order of rows, without gaps, from row 0.
         sources: Where in each file a field is: name → HDF5 path.
         open_files: The most files to keep open.
+        opener: Opens a file as a mapping of arrays that slice; HDF5 unless said.
+        identity: Of the dataset whose shards these are; None for files without checksums.
     """
 
     def __init__(
-        self, segments: Sequence[Segment], sources: Mapping[str, str], open_files: int = 8
+        self,
+        segments: Sequence[Segment],
+        sources: Mapping[str, Any],
+        open_files: int = 8,
+        opener: Callable[[Path], Any] | None = None,
+        identity: str | None = None,
     ) -> None:
         self.segments = list(segments)
         self.sources = dict(sources)
         self.count = self.segments[-1].first + self.segments[-1].rows if self.segments else 0
         self._firsts = [segment.first for segment in self.segments]
         self._limit = open_files
-        self._open: OrderedDict[Path, h5py.File] = OrderedDict()
+        self._opener, self._identity = opener or open_file, identity
+        self._checked: set[tuple[int, str]] = set()
+        self._open: OrderedDict[Path, Any] = OrderedDict()
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -321,13 +460,13 @@ class Segments:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _open=OrderedDict(), _lock=threading.RLock())
 
-    def _file(self, path: Path) -> h5py.File:
+    def _file(self, path: Path) -> Any:
         if path in self._open:
             self._open.move_to_end(path)
             return self._open[path]
         while len(self._open) >= self._limit:
             self._open.popitem(last=False)[1].close()
-        self._open[path] = open_file(path)
+        self._open[path] = self._opener(path)
         return self._open[path]
 
     def close(self) -> None:
@@ -346,29 +485,47 @@ class Segments:
             out: An array to fill instead of a new one.
 
         Raises:
-            DatasetError: If a file cannot be read.
+            DatasetError: If a file cannot be read, or is damaged.
         """
         parts = []
         for segment, low, high in self._pieces(start, stop):
             with self._lock:
                 try:
-                    source = self._file(segment.path)[self.sources[name]]
-                    if out is not None:
-                        at = segment.first + low - start
-                        out[at : at + high - low] = source[low:high].reshape(
-                            high - low, *out.shape[1:]
-                        )
-                    else:
+                    source = self._array(segment, name)
+                    if out is None:
                         parts.append(source[low:high])
-                except (OSError, KeyError, RuntimeError) as error:
+                    else:
+                        at = segment.first + low - start
+                        _read_into(source, low, high, out[at : at + high - low])
+                except DatasetError:
+                    raise
+                except Exception as error:  # readers of foreign files raise what they like
                     raise DatasetError(
                         f"{segment.path}: field {name!r} cannot be read ({error}); the file is "
-                        f"damaged: "
-                        "verify() says which files are"
+                        "damaged: verify() says which files are"
                     ) from error
         if out is not None:
             return out
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _array(self, segment: Segment, name: str) -> Any:
+        """A field's array in a file, which is checked at the first time."""
+        file = self._file(segment.path)
+        if self._identity is None:
+            return file[self.sources[name]]
+        known = (segment.first, "")
+        if known not in self._checked:
+            if problems := _misfits(file, segment.first, segment.rows, self._identity):
+                raise DatasetError(f"{segment.path} {problems[0]}: repair the dataset")
+            self._checked.add(known)
+        source, known = file[self.sources[name]], (segment.first, name)
+        if known not in self._checked:
+            if what := _damage(source):
+                raise DatasetError(
+                    f"{segment.path}: field {name!r} is damaged ({what}): repair the dataset"
+                )
+            self._checked.add(known)
+        return source
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[Segment, int, int]]:
         i = bisect_right(self._firsts, start) - 1
@@ -404,3 +561,12 @@ class Segments:
                     out[i:j] = block[rows[i:j] - start]
             i = j
         return out
+
+
+def _read_into(source: Any, low: int, high: int, out: np.ndarray) -> None:
+    """Reads rows of an array into another, without a copy in between where that can be."""
+    if isinstance(source, h5py.Dataset) and source.dtype == out.dtype and out.flags.c_contiguous:
+        source.read_direct(out.reshape(high - low, *source.shape[1:]), np.s_[low:high])
+    else:
+        with np.errstate(over="ignore"):
+            out[...] = source[low:high].reshape(out.shape)

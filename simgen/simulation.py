@@ -11,7 +11,7 @@ and extensions change nothing.
 
 from __future__ import annotations
 
-__all__ = ["simulate"]
+__all__ = ["checked_part", "simulate"]
 
 import inspect
 import logging
@@ -61,17 +61,19 @@ def simulate(
         path: Its directory.
         seed: Of all random streams.
         workers: Worker processes; 1 runs in this process.
-        executor: Any `concurrent.futures.Executor` to use instead.
+        executor: Any `concurrent.futures.Executor` to use instead, a cluster's too:
+            `dask.distributed.Client(...).get_executor()`, whose workers may come and go.
         part: "K/N" or (K, N): simulate only the shards s ≡ K − 1 (mod N), of a run that N commands
             share.
         block: Rows a block; of a dataset that is there, its own is used.
         shard_size: Rows a shard, a multiple of the block; by the size of a row unless said. It is
             what a crash may lose for each shard in flight: where a row takes seconds, choose a
             small block and shard.
-        on_error: "record" failed rows, or "raise" at the first.
+        on_error: "record" failed rows, or "raise" at the first. A simulator that always fails is
+            stopped after its first rows.
         retries: How often a call that raises is repeated, with the same random stream.
         max_failures: Stop when more rows than this fail in this run; a number, or below 1 a share
-            of n.
+            of n. Said, it also holds for the first rows.
         timeout: Seconds that one call (a row, or a block if batched) may take. Calls then run in
             workers.
         keep: The fields to store; all unless said. theta and x always are.
@@ -89,7 +91,7 @@ def simulate(
         KeyboardInterrupt: At Ctrl-C; what is committed is kept.
     """
     simulator = _checked_simulator(simulator)
-    k, of = _checked_part(part)
+    k, of = checked_part(part)
     if n < 1 or block < 1 or workers < 1 or seed < 0 or retries < 0:
         raise ValueError(
             "n, block and workers are at least 1, seed and retries at least 0; got "
@@ -151,7 +153,8 @@ def _lock(stack: ExitStack, directory: Path, part: int, parts: int) -> None:
                 f"{file.stem[1:]}; {advice}"
             )
     try:
-        stack.enter_context(Lock(directory / f".part-{part}-of-{parts}.lock"))
+        # a moment: `simgen inspect` looks at locks by trying them
+        stack.enter_context(Lock(directory / f".part-{part}-of-{parts}.lock", wait=0.2))
     except LockHeld as error:
         raise DatasetError(f"{directory} is being simulated already: {error}; {advice}") from None
 
@@ -167,7 +170,8 @@ def _checked_simulator(simulator: Any) -> Simulator:
     return simulator
 
 
-def _checked_part(part: Any) -> tuple[int, int]:
+def checked_part(part: Any) -> tuple[int, int]:
+    """K and N of a part "K/N" or (K, N); the whole, 1 of 1, unless said."""
     if part is None:
         return 1, 1
     try:

@@ -91,16 +91,23 @@ class Source:
     def __len__(self) -> int:
         return int(self.train.rows.size)
 
-    def raw(self, held_out: bool, batch_size: int) -> Batches:
-        """Batches of fields: shuffled training rows, or validation rows in order."""
-        view = self.validation if held_out else self.train
+    def raw(self, held_out: bool, batch_size: int, device: str | torch.device = "cpu") -> Batches:
+        """Batches of fields: shuffled training rows, or validation rows in order. Those for a GPU
+        leave from pinned memory.
+        """
         return Batches(
-            view, self.names, batch_size, seed=self.seed, memory=self.memory, shuffle=not held_out
+            self.validation if held_out else self.train,
+            self.names,
+            batch_size,
+            seed=self.seed,
+            memory=self.memory,
+            device=device,
+            shuffle=not held_out,
         )
 
     def feed(self, pipeline: Pipeline, held_out: bool, batch_size: int) -> Feed:
         """Batches as the pipeline's network takes them."""
-        raw = self.raw(held_out, batch_size)
+        raw = self.raw(held_out, batch_size, pipeline.device)
         static = held_out or (self.augment is None and not pipeline.target.cells)
         if raw.in_memory and static:
             # the same numbers every epoch: preprocess them once

@@ -2,8 +2,9 @@ r"""Mini-batches of tensors, shuffled, from memory or from disk.
 
 In memory a batch is a slice of a permutation, gathered once a field. From disk, rows are cut
 into chunks of neighbours; each epoch permutes the chunks, reads as many as fit a window, one
-contiguous read each, and permutes the rows within it. Either way an epoch's order is a function
-of seed and epoch, and every row comes exactly once.
+contiguous read each, and permutes the rows within it. One window is served while a thread fills
+the other; both are filled again and again, as fresh memory costs more than reading into it.
+Either way an epoch's order is a function of seed and epoch, and every row comes exactly once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ __all__ = ["Batches"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +24,15 @@ from .dataset import Dataset, DatasetError, View
 
 SHUFFLE = 4  # purpose of a random stream, beside those of a simulation
 _CHUNK = 4 << 20  # bytes of one contiguous read, at most
+_DENSE = 1.5  # rows of a span for each row that is wanted, up to which it is read whole
 _UNSIGNED = {"uint16": torch.int32, "uint32": torch.int64, "uint64": torch.int64}
+
+
+class _Window(NamedTuple):
+    """Chunks of rows to hold at a time, and the seed of the order within."""
+
+    chunks: list[np.ndarray]
+    seed: int
 
 
 class Batches:
@@ -34,7 +44,7 @@ class Batches:
         batch_size: Rows a batch, about: batches of an epoch differ by at most one row.
         seed: Of the order of rows.
         memory: Bytes to hold; what is larger streams from disk within that.
-        device: Where batches go.
+        device: Where batches go; those for a GPU leave from pinned memory.
         shuffle: Whether rows are in random order, else in their own.
 
     Attributes:
@@ -62,6 +72,8 @@ class Batches:
             raise ValueError(f"batch_size is at least 1; got {batch_size}")
         self.names, self.batch_size, self.seed = tuple(names), int(batch_size), seed
         self.memory, self.device, self.shuffle = memory, torch.device(device), shuffle
+        self.pinned = self.device.type == "cuda"
+        self._spare: list[dict[str, np.ndarray]] = []
         self._tensors: dict[str, Tensor] | None = None
         if isinstance(view, Mapping):
             self._tensors = {k: view[k].to(self.device) for k in self.names}
@@ -125,64 +137,117 @@ class Batches:
     def _bounds(self, step: int) -> tuple[int, int]:
         return (int(self.ends[step - 1]) if step else 0), int(self.ends[step])
 
-    def _windows(self, generator: np.random.Generator) -> list[tuple[list[np.ndarray], int]]:
-        """The windows of an epoch: the rows of their chunks, a seed for the order within."""
+    def _windows(self, generator: np.random.Generator) -> list[_Window]:
+        """The windows of an epoch."""
         budget = self.memory // 3  # one in use, one on its way, and what reading takes
-        size = max(1, min(_CHUNK, max(budget // 16, min(budget // 4, 1 << 18))) // self._width)
+        size = max(1, min(_CHUNK, max(budget // 16, min(budget // 8, 1 << 18))) // self._width)
         count = -(-len(self.rows) // size)
         chunks = [self.rows[i * size : (i + 1) * size] for i in range(count)]
         order = generator.permutation(count) if self.shuffle else np.arange(count)
-        each = max(1, budget // (size * self._width))
-        return [
-            ([chunks[i] for i in np.sort(order[k : k + each])], int(generator.integers(1 << 62)))
-            for k in range(0, count, each)
-        ]
+        extents = np.array([_extent(chunk) for chunk in chunks])
+        ends, most = np.cumsum(extents[order]), max(budget // self._width, int(extents.max()))
+        self._capacity = min(most, int(ends[-1]))
+        out, k = [], 0
+        while k < count:
+            before = int(ends[k - 1]) if k else 0
+            end = max(k + 1, int(np.searchsorted(ends, before + most, side="right")))
+            seed = int(generator.integers(1 << 62))
+            out.append(_Window([chunks[i] for i in np.sort(order[k:end])], seed))
+            k = end
+        return out
 
-    def _load(self, window: tuple[list[np.ndarray], int]) -> tuple[dict[str, Tensor], Tensor]:
-        """A window's rows as they lie on disk, and the order in which to serve them."""
-        chunks, seed = window
-        ends = np.cumsum([len(chunk) for chunk in chunks])
-        out = {}
-        for name, column in self._fields.items():
-            array = np.empty((int(ends[-1]), *column.field.shape), column.dtype)
-            for chunk, end in zip(chunks, ends):
-                self.view.dataset.read_rows(name, chunk, array[end - len(chunk) : end])
-            out[name] = _tensor(array)
-        n = int(ends[-1])
-        order = np.random.default_rng(seed).permutation(n) if self.shuffle else np.arange(n)
-        return out, torch.from_numpy(order)
+    def _buffer(self) -> dict[str, np.ndarray]:
+        """Room for a window's rows: one that is not in use, or a new one."""
+        while self._spare:
+            spare = self._spare.pop()
+            if len(next(iter(spare.values()))) >= self._capacity:
+                return spare
+        return {
+            name: np.empty((self._capacity, *column.field.shape), column.dtype)
+            for name, column in self._fields.items()
+        }
+
+    def _load(
+        self, window: _Window, buffer: dict[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], Tensor]:
+        """A window's rows, as they lie on disk, and the places in which to serve them."""
+        places, end = [], 0
+        for rows in window.chunks:
+            start, extent = end, _extent(rows)
+            end += extent
+            first, whole = int(rows[0]), int(rows[-1] - rows[0]) + 1 == extent
+            places.append(start + (rows - first if whole else np.arange(len(rows))))
+            for name, array in buffer.items():
+                if whole:  # the span, with the few rows in it that are not wanted
+                    self.view.dataset._read_range(name, first, first + extent, array[start:end])
+                else:
+                    self.view.dataset.read_rows(name, rows, array[start:end])
+        order = np.concatenate(places)
+        if self.shuffle:
+            order = np.random.default_rng(window.seed).permutation(order)
+        return buffer, torch.from_numpy(order)
 
     def _from_disk(
         self, generator: np.random.Generator, start: int
     ) -> Iterator[dict[str, Tensor]]:
         windows = self._windows(generator)
-        ends = np.cumsum([sum(len(chunk) for chunk in chunks) for chunks, _ in windows])
+        ends = np.cumsum([sum(len(chunk) for chunk in w.chunks) for w in windows])
         position = self._bounds(start)[0] if start < self.steps else len(self.rows)
         w = int(np.searchsorted(ends, position, side="right"))
+        following = iter(windows[w:])
+        buffers = [self._buffer() for _ in range(min(2, len(windows) - w))]
+        spare = list(buffers)
         with ThreadPoolExecutor(1, thread_name_prefix="simgen-read") as reader:
-            ahead = reader.submit(self._load, windows[w]) if w < len(windows) else None
-            held: dict[str, Tensor] = {}
+
+            def submit() -> Any:
+                window = next(following, None)
+                return window and reader.submit(self._load, window, spare.pop())
+
+            ahead = submit()
+            held: dict[str, np.ndarray] = {}
             order = torch.empty(0, dtype=torch.int64)
             low = high = 0
-            for step in range(start, self.steps):
-                parts: list[dict[str, Tensor]] = []
-                position, end = self._bounds(step)
-                while position < end:
-                    if position >= high:
-                        assert ahead is not None
-                        held = {}
-                        held, order = ahead.result()
-                        low, high = int(ends[w - 1]) if w else 0, int(ends[w])
-                        w += 1
-                        ahead = reader.submit(self._load, windows[w]) if w < len(windows) else None
-                    stop = min(end, high)
-                    index = order[position - low : stop - low]
-                    parts.append({k: v.index_select(0, index) for k, v in held.items()})
-                    position = stop
-                yield {k: self._joined([part[k] for part in parts]) for k in self.names}
+            try:
+                for step in range(start, self.steps):
+                    parts: list[dict[str, Tensor]] = []
+                    position, end = self._bounds(step)
+                    while position < end:
+                        if position >= high:
+                            if held:
+                                spare.append(held)
+                            held, order = ahead.result()
+                            low, high = int(ends[w - 1]) if w else 0, int(ends[w])
+                            w, ahead = w + 1, submit()
+                        stop = min(end, high)
+                        index = order[position - low : stop - low]
+                        parts.append({k: _taken(v, index) for k, v in held.items()})
+                        position = stop
+                    yield {k: self._joined([part[k] for part in parts]) for k in self.names}
+            finally:
+                if ahead:
+                    ahead.cancel()
+                    with suppress(Exception):
+                        ahead.result()
+                self._spare = buffers
 
     def _joined(self, parts: list[Tensor]) -> Tensor:
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(self.device)
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if self.pinned:
+            whole = whole.pin_memory()
+        return whole.to(self.device, non_blocking=self.pinned)
+
+
+def _extent(rows: np.ndarray) -> int:
+    """How many rows are read for these: the span that they lie in, if they fill most of it."""
+    span = int(rows[-1] - rows[0]) + 1
+    return span if span <= _DENSE * len(rows) else len(rows)
+
+
+def _taken(array: np.ndarray, index: Tensor) -> Tensor:
+    """Rows of an array, as a tensor of their own."""
+    if array.dtype.name in _UNSIGNED:
+        return _tensor(array[index.numpy()])
+    return torch.from_numpy(array).index_select(0, index)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -8,7 +8,17 @@ torch.
 
 from __future__ import annotations
 
-__all__ = ["Payload", "Result", "Task", "attend", "execute", "run_task"]
+__all__ = [
+    "Payload",
+    "Result",
+    "Task",
+    "attend",
+    "execute",
+    "join",
+    "killed",
+    "run_task",
+    "written",
+]
 
 import hashlib
 import io
@@ -20,20 +30,35 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cloudpickle
 import numpy as np
 
-from .field import Field
 from .forward import BLOCK, ROW, Simulator, stream
 from .rows import blank, finite_rows
-from .shard import Failure, is_disk_full, put, status_code, write_shard
+from .shard import (
+    Failure,
+    is_disk_full,
+    open_file,
+    put,
+    read_failures,
+    shard_name,
+    status_code,
+    write_shard,
+)
+from .timing import RECORD
 
 _GRACE = 5.0  # seconds beyond twice the timeout, until a call that hangs loses its process
 _WATCH = 0.5  # seconds between looks at whether the coordinator is there
+_PIECES = 8  # into which a task that ends its process is divided
+_TIMES = 256  # run times that a task reports at most
+_LINES = 20  # of a traceback to keep
+_HERE = os.path.dirname(os.path.abspath(__file__))
+LATE = 70
+"""The exit code of a process that a call did not leave in time."""
 _cache: dict[str, Simulator] = {}
 
 Columns = dict[str, np.ndarray]
@@ -59,6 +84,7 @@ class Task:
         stored: Whether theta is stored.
         seen: The hosts whose probe file the coordinator has seen in the dataset.
         token: What a probe file holds.
+        guarded: Whether a worker hands it to a child of its own.
     """
 
     start: int
@@ -74,6 +100,7 @@ class Task:
     stored: bool = True
     seen: frozenset[str] = frozenset()
     token: str = ""
+    guarded: bool = False
 
     @property
     def own(self) -> np.ndarray:
@@ -90,8 +117,8 @@ class Result:
         columns: The fields, (rows, ...); empty if a worker has written the shard.
         status: 0 or a code, (rows,).
         failures: The failed rows.
-        where: Of each failed row, where its exception was raised.
         seconds: What it took.
+        times: What its calls took, or some of many.
         host: Where it ran.
         probe: The probe file that the worker wrote, if it did.
         size: The size of the shard in bytes, if the worker wrote it.
@@ -100,8 +127,8 @@ class Result:
     columns: Columns
     status: np.ndarray
     failures: list[Failure] = field(default_factory=list)
-    where: dict[int, str] = field(default_factory=dict)
     seconds: float = 0.0
+    times: np.ndarray = field(default_factory=lambda: np.empty(0, RECORD))
     host: str = ""
     probe: str | None = None
     size: int | None = None
@@ -112,7 +139,16 @@ class _Fault(NamedTuple):
 
     kind: str
     message: str
-    where: str = ""
+    trace: str = ""
+
+
+class _Part(NamedTuple):
+    """What a call gave for rows start ... stop - 1, and its block where it drew from that."""
+
+    start: int
+    stop: int
+    out: Columns | _Fault
+    block: int | None = None
 
 
 def attend(coordinator: int) -> None:
@@ -142,7 +178,7 @@ def _deadline(seconds: float | None) -> Iterator[None]:
     def late(*_: Any) -> None:
         raise TimeoutError(f"took longer than {seconds:g} s")
 
-    last_resort = threading.Timer(2 * seconds + _GRACE, os._exit, (70,))
+    last_resort = threading.Timer(2 * seconds + _GRACE, os._exit, (LATE,))
     last_resort.daemon = True
     last_resort.start()
     before = signal.signal(signal.SIGALRM, late)
@@ -164,21 +200,23 @@ def _attempt(call: Callable[[], Columns], task: Task) -> Columns | _Fault:
                 return call()
         except TimeoutError as error:
             kind = "TimeoutError" if task.timeout is None else "timeout"
-            fault = _Fault(kind, str(error), _where(error))
+            fault = _Fault(kind, str(error), _trace(error))
         except (Exception, SystemExit) as error:
-            fault = _Fault(type(error).__name__, str(error), _where(error))
+            fault = _Fault(type(error).__name__, str(error), _trace(error))
     return fault
 
 
-def _where(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
-        return ""
-    return f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}"
+def _trace(error: BaseException) -> str:
+    """The last lines of a traceback, without the frames that lead from here to the simulator."""
+    trace = error.__traceback__
+    while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == _HERE:
+        trace = trace.tb_next
+    lines = "".join(traceback.format_exception(type(error), error, trace)).splitlines()
+    return "\n".join(lines[-_LINES:])
 
 
-def _calls(simulator: Simulator, task: Task) -> Iterator[tuple[int, int, Columns | _Fault]]:
-    """Runs the calls of a task: (first row, row after the last, fields or fault)."""
+def _calls(simulator: Simulator, task: Task) -> Iterator[_Part]:
+    """Runs the calls of a task."""
     theta = task.theta.astype(np.float64)
     if not simulator.batched:
         for i, row in enumerate(range(task.start, task.stop)):
@@ -186,21 +224,23 @@ def _calls(simulator: Simulator, task: Task) -> Iterator[tuple[int, int, Columns
             def single(i: int = i, row: int = row) -> Columns:
                 return simulator.run(theta[i], stream(task.seed, ROW, row))
 
-            yield row, row + 1, _attempt(single, task)
+            yield _Part(row, row + 1, _attempt(single, task))
         return
     base = task.start // task.block * task.block
     for low in range(base, task.stop, task.block):
         rows = theta[low - base : low - base + task.block]
         a, b = max(low, task.start), min(low + task.block, task.stop)
 
-        def whole(rows: np.ndarray = rows, index: int = low // task.block) -> Columns:
+        index = low // task.block
+
+        def whole(rows: np.ndarray = rows, index: int = index) -> Columns:
             return simulator.run(rows, stream(task.seed, BLOCK, index))
 
         out = _attempt(whole, task)
         if not isinstance(out, _Fault):
-            yield a, b, {k: v[a - low : b - low] for k, v in out.items()}
+            yield _Part(a, b, {k: v[a - low : b - low] for k, v in out.items()}, index)
         elif not getattr(simulator, "rowwise", False):
-            yield a, b, out
+            yield _Part(a, b, out, index)
         else:
             for row in range(a, b):
 
@@ -208,12 +248,12 @@ def _calls(simulator: Simulator, task: Task) -> Iterator[tuple[int, int, Columns
                     theta_i = theta[row - base : row - base + 1]
                     return simulator.run(theta_i, stream(task.seed, ROW, row))
 
-                yield row, row + 1, _attempt(one, task)
+                yield _Part(row, row + 1, _attempt(one, task))
 
 
-def _find_layout(parts: list[tuple[int, int, Any]]) -> dict[str, tuple[tuple[int, ...], str]]:
+def _find_layout(parts: Sequence[_Part]) -> dict[str, tuple[tuple[int, ...], str]]:
     """Names and shapes of the first good call; types that hold the values of all like it."""
-    good = [out for *_, out in parts if not isinstance(out, _Fault)]
+    good = [part.out for part in parts if not isinstance(part.out, _Fault)]
     if not good:
         return {}
     layout = {k: (v.shape[1:], v.dtype) for k, v in good[0].items()}
@@ -251,32 +291,37 @@ def _misfit(out: Columns, layout: Layout) -> _Fault | None:
 
 def run_task(simulator: Simulator, task: Task) -> Result:
     """Simulates the rows of a task; what fails is recorded, not raised."""
-    began = time.perf_counter()
-    parts: list[tuple[int, int, Columns | _Fault]] = []
+    began = before = time.perf_counter()
+    parts: list[_Part] = []
+    times: list[tuple[int, int, float]] = []
     stop = task.start
     for part in _calls(simulator, task):
+        now = time.perf_counter()
         parts.append(part)
-        stop = part[1]
-        if task.seconds is not None and time.perf_counter() - began > task.seconds:
+        times.append((part.start, part.stop - part.start, now - before))
+        stop, before = part.stop, now
+        if task.seconds is not None and now - began > task.seconds:
             break
     layout = _find_layout(parts) if task.layout is None else task.layout
-    result = _fill(parts, layout, task.start, stop)
+    result = _fill(parts, layout, task.start, stop, task.seed)
     result.seconds = time.perf_counter() - began
+    result.times = np.array(times[:: max(1, len(times) // _TIMES)], dtype=RECORD)
     result.host = socket.gethostname()
     return result
 
 
-def _fill(
-    parts: list[tuple[int, int, Columns | _Fault]], layout: Layout, start: int, stop: int
-) -> Result:
+def _fill(parts: Sequence[_Part], layout: Layout, start: int, stop: int, seed: int) -> Result:
     n = stop - start
     columns: Columns = {}
-    direct = len(parts) == 1 and not isinstance(parts[0][2], _Fault)
+    direct = len(parts) == 1 and not isinstance(parts[0].out, _Fault)
     if not direct:
         columns = {k: np.zeros((n, *shape), dtype) for k, (shape, dtype) in layout.items()}
     status = np.zeros(n, dtype=np.uint8)
     faults: dict[int, _Fault] = {}
-    for a, b, out in parts:
+    block: dict[int, int] = {}  # of rows that were drawn together
+    for a, b, out, index in parts:
+        if index is not None:
+            block |= dict.fromkeys(range(a, b), index)
         fault = out if isinstance(out, _Fault) else _misfit(out, layout)
         if fault is not None:
             faults |= dict.fromkeys(range(a, b), fault)
@@ -297,27 +342,31 @@ def _fill(
             faults.setdefault(start + int(i), _Fault("nonfinite", f"NaN or infinity in {names}"))
     bad = np.array(sorted(faults), dtype=np.int64)
     status[bad - start] = [status_code(faults[row].kind) for row in bad.tolist()]
-    failures = [Failure(row, faults[row].kind, faults[row].message) for row in bad.tolist()]
-    where = {row: faults[row].where for row in bad.tolist() if faults[row].where}
-    return Result(blank(columns, bad - start), status, failures, where)
+    failures = []
+    for row in bad.tolist():
+        kind, message, trace = faults[row]
+        drawn = (seed, BLOCK, block[row]) if row in block else (seed, ROW, row)
+        failures.append(Failure(row, kind, message, trace=trace, seed=drawn))
+    return Result(blank(columns, bad - start), status, failures)
 
 
-def join(results: Sequence[tuple[Task, Result]]) -> Result:
-    """Results of adjoining tasks without a layout, in order, as one."""
-    parts: list[tuple[int, int, Columns | _Fault]] = []
+def join(results: Sequence[tuple[Task, Result]], layout: Layout | None = None) -> Result:
+    """Results of adjoining tasks, in order, as one; of those without a layout it is found."""
+    parts: list[_Part] = []
     known: dict[int, Failure] = {}
     for task, result in results:
         stop = task.start + len(result.status)
         known |= {failure.row: failure for failure in result.failures}
         fault = _Fault(*result.failures[0][1:3]) if not result.columns else None
-        parts.append((task.start, stop, fault or result.columns))
-    joined = _fill(parts, _find_layout(parts), parts[0][0], parts[-1][1])
+        parts.append(_Part(task.start, stop, fault or result.columns))
+    found = _find_layout(parts) if layout is None else layout
+    joined = _fill(parts, found, parts[0].start, parts[-1].stop, results[0][0].seed)
     known = {**{failure.row: failure for failure in joined.failures}, **known}
     joined.failures = [known[row] for row in sorted(known)]
     for failure in joined.failures:
-        joined.status[failure.row - parts[0][0]] = status_code(failure.kind)
-    joined.where = {k: v for _, result in results for k, v in result.where.items()}
+        joined.status[failure.row - parts[0].start] = status_code(failure.kind)
     joined.seconds = sum(result.seconds for _, result in results)
+    joined.times = np.concatenate([result.times for _, result in results])
     return joined
 
 
@@ -339,15 +388,50 @@ def _pad(columns: Columns, start: int) -> dict[int, _Fault]:
     return faults
 
 
-def killed(task: Task, fields: Mapping[str, Field]) -> Result:
+def killed(task: Task, batched: bool, how: str, kind: str = "killed") -> Result:
     """The rows of a task that ends its process each time, as failed ones."""
-    n = task.stop - task.start
-    columns = {k: np.zeros((n, *f.shape), f.dtype) for k, f in fields.items() if k != "theta"}
-    message = "the worker process ended while it simulated this row (out of memory, or a crash)"
     rows = range(task.start, task.stop)
-    status = np.full(n, status_code("killed"), dtype=np.uint8)
-    failures = [Failure(row, "killed", message) for row in rows]
-    return Result(blank(columns, np.arange(n)), status, failures)
+    message = f"the process ended while it simulated this row: {how}"
+    failures = []
+    for row in rows:
+        drawn = (task.seed, BLOCK, row // task.block) if batched else (task.seed, ROW, row)
+        failures.append(Failure(row, kind, message, seed=drawn))
+    return Result({}, np.full(len(rows), status_code(kind), dtype=np.uint8), failures)
+
+
+def pieces(task: Task, batched: bool) -> list[Task]:
+    """A task in up to eight, which return their rows; none if it cannot be divided."""
+    step = task.block if batched else 1
+    base = task.start // step * step
+    parts = -(-(task.stop - base) // step)
+    if parts < 2:
+        return []
+    width = -(-parts // _PIECES) * step
+    starts = range(base, task.stop, width)
+    return [
+        replace(
+            task,
+            start=max(low, task.start),
+            stop=min(low + width, task.stop),
+            theta=task.theta[low - base : low + width - base],
+            directory=None,
+        )
+        for low in starts
+    ]
+
+
+def written(task: Task) -> Result | None:
+    """The result of a task whose worker has committed its shard and could not say so."""
+    if task.directory is None:
+        return None
+    path = Path(task.directory) / shard_name(task.start)
+    try:
+        with open_file(path) as file:
+            status = file["status"][()]
+        size = path.stat().st_size
+        return Result({}, status, read_failures(path, task.seed), size=size)
+    except FileNotFoundError:
+        return None
 
 
 class _Later:
@@ -401,6 +485,10 @@ class Payload(NamedTuple):
 
 def execute(payload: Payload, task: Task) -> Result:
     """Runs a task in a worker, which writes the shard itself where the coordinator can see it."""
+    if task.guarded:
+        from .guard import guarded
+
+        return guarded(payload, task)
     result = run_task(payload.load(), task)
     if task.directory is None:
         return result

@@ -55,7 +55,8 @@ class HierarchicalVAE:
             each half that of the one below.
         inference: "top-down" or "bottom-up".
         prior: p(z_T | given): "normal", "gaussian", "flow" or "diffusion".
-        decoder: "gaussian", or "bernoulli" for targets of two values.
+        decoder: "gaussian", "spline", of any density of each number, or "bernoulli" for targets
+            of two values.
         variance: Of a Gaussian decoder: "scalar", "dimension" or "network".
         floor: The decoder's smallest standard deviation.
         beta: Weight of the KL.

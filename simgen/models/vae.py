@@ -43,7 +43,8 @@ class VAE:
         latent: Length of z; unless said a vector's and one more, up to 32, or an eighth of an
             image's numbers, 8 to 64.
         prior: p(z | given): "normal", "gaussian" (by a network), "flow" or "diffusion".
-        decoder: "gaussian", or "bernoulli" for targets of two values.
+        decoder: "gaussian", "spline", of any density of each number, or "bernoulli" for targets
+            of two values.
         variance: Of a Gaussian decoder: "scalar", "dimension" or "network".
         floor: The decoder's smallest standard deviation.
         beta: Weight of the KL.

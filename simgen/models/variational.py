@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ..field import Field
 from .base import Given, ModelDistribution
 from .coders import Conditioner, Prepared, Sizes
-from .decoders import VARIANCES, decoder_head
+from .decoders import DECODERS, VARIANCES, decoder_head
 from .elbo import Elbo, free_nats, importance_bound
 from .latent_prior import PRIORS
 
@@ -41,7 +41,7 @@ def check(settings: Any) -> None:
     """
     choices = {
         "prior": PRIORS,
-        "decoder": ("gaussian", "bernoulli"),
+        "decoder": DECODERS,
         "variance": VARIANCES,
     }
     for name, allowed in choices.items():

@@ -126,7 +126,7 @@ def joint_space(priors: Mapping[str, Any]) -> Space:
     generator = torch.Generator().manual_seed(0)
     for name, prior in priors.items():
         if hasattr(prior, "expression") and callable(prior):
-            given = tuple(prior.expression.given)
+            given = tuple(prior.given)
             if missing := [k for k in given if k not in known]:
                 raise ValueError(
                     f"{name!r} is given {missing[0]!r}, which does not come before it: name the "

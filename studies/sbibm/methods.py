@@ -46,6 +46,42 @@ def joint(model: Any) -> Method:
     return train
 
 
+def surrogate(model: Any) -> Method:
+    """The posterior by Bayes' rule from a surrogate likelihood, one observation at a time."""
+
+    def train(dataset: Dataset, seed: int) -> Draw:
+        emulator = simgen.fit("x | theta", dataset, model=model, seed=seed, progress=False)
+
+        def draw(x: Array, n: int) -> Array:
+            parts = [simgen.infer(dataset.prior, emulator, row, seed=seed) for row in x]
+            return np.stack([part.sample(n).numpy() for part in parts], 1)
+
+        return draw
+
+    return train
+
+
+def corrected(model: Any) -> Method:
+    """The learned posterior as a proposal, weighted by the surrogate likelihood."""
+
+    def train(dataset: Dataset, seed: int) -> Draw:
+        emulator = simgen.fit("x | theta", dataset, model=model, seed=seed, progress=False)
+        posterior = simgen.fit("theta | x", dataset, model=model, seed=seed, progress=False)
+
+        def draw(x: Array, n: int) -> Array:
+            parts = [
+                simgen.infer(
+                    dataset.prior, emulator, row, proposal=posterior(row), particles=20 * n
+                )
+                for row in x
+            ]
+            return np.stack([part.sample(n).numpy() for part in parts], 1)
+
+        return draw
+
+    return train
+
+
 def peer(method: str, **settings: Any) -> Method:
     """A trainer of sbi by name (NPE, FMPE, NPSE), with default settings but what is said."""
 
@@ -89,6 +125,8 @@ METHODS: dict[str, tuple[str, Method]] = {
         'simgen.Diffusion(network="tokens"), joint',
         joint(simgen.Diffusion(network="tokens")),
     ),
+    "surrogate": ("simgen.Flow() of p(x | theta), infer", surrogate(simgen.Flow())),
+    "corrected": ("simgen.Flow() both ways, weighted", corrected(simgen.Flow())),
     "npe": ("sbi NPE (default)", peer("NPE", density_estimator="maf")),
     "npe-nsf": ('sbi NPE ("nsf")', peer("NPE", density_estimator="nsf")),
     "fmpe": ("sbi FMPE (default)", peer("FMPE")),

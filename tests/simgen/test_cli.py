@@ -177,7 +177,7 @@ def test_import_makes_a_dataset(tmp_path, capsys):
     assert np.array_equal(simgen.Dataset(tmp_path / "e")["theta"][:], theta)
     words[1:3] = [tmp_path / "a.npz", tmp_path / "f"]
     assert command(*words, "--field", "x=images") == 2
-    assert "it has params, maps" in capsys.readouterr().err
+    assert "it holds params (40, 2), maps (40, 6)" in capsys.readouterr().err
 
 
 BAD = {

@@ -142,7 +142,9 @@ def test_a_mixtures_covariance_given_x_t_is_the_dense_one(shared, d):
     v = torch.randn(4, d, generator=generator).double()
     torch.testing.assert_close(V(v), torch.einsum("nij,nj->ni", expected, v))
     system = expected + 0.4 * torch.eye(d, dtype=torch.float64)
-    torch.testing.assert_close(V.solve(v, 0.4), torch.linalg.solve(system, v), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(
+        V.solve(v, 0.4), torch.linalg.solve(system, v), rtol=1e-6, atol=1e-8
+    )
     several = torch.stack([v, 2 * v])
     torch.testing.assert_close(V(several)[1], 2 * V(v))
     draws = torch.stack([V.root(e.expand(4, d)) for e in torch.eye(d, dtype=torch.float64)], -1)
@@ -157,8 +159,9 @@ def test_the_derivative_of_a_denoiser_is_its_covariance():
     torch.testing.assert_close(V(torch.eye(4).double()[:, None, :])[:, 0], expected)
     matrices = V.matrices()
     assert isinstance(matrices, MatrixCovariance)
-    torch.testing.assert_close(matrices.root(torch.ones(3, 4).double())[0],
-                               matrices.root(torch.ones(3, 4).double())[2])
+    torch.testing.assert_close(
+        matrices.root(torch.ones(3, 4).double())[0], matrices.root(torch.ones(3, 4).double())[2]
+    )
     torch.testing.assert_close(matrices(torch.ones(3, 4).double())[1], expected.sum(1))
 
 

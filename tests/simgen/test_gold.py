@@ -11,7 +11,7 @@ from torch.distributions import LogNormal, Normal, Uniform
 import simgen
 from simgen.diagnosis import score_identities
 from simgen.expression import parse
-from simgen.gold import ScoreTerm, joint_log_ratio
+from simgen.gold import _FLOOR, ScoreTerm, joint_log_ratio
 from simgen.source import Prepared, Source, prepare
 
 SMALL = simgen.Flow(transforms=2, hidden=(32, 32))
@@ -112,10 +112,31 @@ def test_the_term_of_the_exact_density(events, weighted):
     for k in (0, 1):
         mine, share = square[turn == k, k], size[turn == k]
         variance = (np.abs(share) * mine).sum() / np.abs(share).sum()
-        expected += (share * mine).sum() / (variance + 1.0) / np.abs(size).sum()
+        expected += (share * mine).sum() / (variance + _FLOOR) / np.abs(size).sum()
     assert float(term) == pytest.approx(expected / (events or 1), rel=2e-5)
     log_p = simulator.log_likelihood(fields["x"].astype(float), theta) / (events or 1)
     assert float(loss) == pytest.approx(-(size * log_p).sum() / np.abs(size).sum(), rel=1e-6)
+
+
+def test_scores_are_white_along_the_directions(tmp_path):
+    """Whatever their units; a direction along which they do not vary is left out."""
+    rng = np.random.default_rng(0)
+    theta = rng.standard_normal((4000, 3))
+    score = rng.standard_normal((4000, 2)) @ np.array([[30.0, 9.0], [0.0, 0.1]])
+    score = np.concatenate([score, np.zeros((4000, 1))], 1)
+    x = theta[:, :1] + rng.standard_normal((4000, 1))
+    data = simgen.Dataset.create(tmp_path / "d", theta=theta, x=x, joint_score=score)
+    parsed = parse("x | theta")
+    source = Source(parsed, parsed.resolve(data.fields), data, None, 0, 1 << 20, "joint_score")
+    pipeline = prepare(parsed, source.fields, source, None, SMALL)
+    term = ScoreTerm.fitted(pipeline, data, "joint_score")
+    view = data.train.read(["theta", "joint_score"])
+    theta_, t = (torch.from_numpy(view[k]) for k in ("theta", "joint_score"))
+    along = pipeline.given_score("theta", theta_, t) @ term.directions.T
+    expected = torch.diag(torch.tensor([0.0, 1.0, 1.0]))
+    torch.testing.assert_close(along.T @ along / len(along), expected, rtol=0, atol=2e-3)
+    moved = (term.steps[:, None] * term.directions).norm(dim=1)
+    assert moved[0] == 0 and (moved[1:] <= 0.0501).all()
 
 
 def test_the_exact_density_is_stationary():
@@ -194,6 +215,17 @@ def test_gold_teaches_the_slope(dataset):
     view = dataset.validation.read(["theta", "x"])
     assert abs(best + float(c(view["theta"]).log_prob(view["x"]).mean())) < 1e-3
     assert c.provenance["training"]["gold"] == "joint_score"
+
+
+def test_gold_trains_longer_unless_said(dataset, monkeypatch):
+    from simgen.training import Training
+
+    plans = []
+    monkeypatch.setattr(Training, "__call__", lambda self, progress: plans.append(self.plan))
+    for settings in ({}, {"gold": "joint_score"}, {"gold": "joint_score", "max_epochs": 7}):
+        simgen.fit("x | theta", dataset, SMALL, **settings)
+    plain, gold, said = (p.max_epochs for p in plans)
+    assert (gold, said) == (3 * plain, 7)
 
 
 def test_members_of_an_ensemble_stay_stacked(dataset, caplog):

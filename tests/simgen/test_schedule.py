@@ -2,7 +2,7 @@
 
 import pytest
 
-from simgen.schedule import Schedule, default_schedule, image_schedule
+from simgen.schedule import Schedule, default_schedule, image_schedule, surrogate_schedule
 
 
 def test_rule_follows_rows_and_columns():
@@ -37,3 +37,10 @@ def test_images_take_as_many_steps_of_smaller_batches():
 def test_the_rate_falls_with_the_columns():
     rates = [default_schedule(9_000, d).learning_rate for d in (1, 5, 8, 10, 50)]
     assert rates == pytest.approx([4e-3, 4e-3, 4e-3 * 25 / 64, 1e-3, 1e-3])
+
+
+def test_surrogates_train_longer_with_less_decay():
+    plan, other = surrogate_schedule(9_000), default_schedule(9_000, 8)
+    assert 2.5 < plan.max_epochs / other.max_epochs < 3.5
+    assert plan.weight_decay < other.weight_decay / 100
+    assert surrogate_schedule(900).max_epochs <= 200

@@ -133,7 +133,7 @@ simgen.simulate(Mine, 60, path, workers=2, block=20)
 """
     )
     command = script(tmp_path, body, n=2500, workers=2, rest=", shard_size=256")
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     dataset = simgen.Dataset(tmp_path / "data")

@@ -348,3 +348,26 @@ def test_bad_settings():
         VAE().build(Field((5, 2), "set"), {})
     with pytest.raises(ValueError, match="context and map"):
         VAE().build(Field((2,)), {"theta": Field((2,))})
+
+
+def test_a_spline_decoder_learns_a_point_mass_with_its_cell():
+    torch.manual_seed(0)
+    empty = torch.rand(4_000, 2) < 0.7
+    x = torch.where(empty, -torch.rand(4_000, 2), 2 + 0.3 * torch.randn(4_000, 2))
+    x = (x - x.mean(0)) / (scale := x.std(0))
+    module = VAE(latent=1, prior="normal", decoder="spline", width=16, blocks=1).build(
+        Field((2,)), {}
+    )
+    module.initialise(x, NOTHING)
+    train(module, x, steps=400)
+    with torch.no_grad():
+        draws = module.transport(torch.randn(1, 20_000, *module.noise_shape))[0]
+        middle = (x.amin(0) + 1.5 / scale)[None]
+        found = float((draws < middle).float().mean())
+        entropy = 2 * (
+            math.log(1 / 0.7) * 0.7
+            + 0.3 * (math.log(1 / 0.3) + 0.5 + 0.5 * math.log(2 * math.pi * 0.09))
+        )
+        loss = -float(module.log_prob(x).mean() - scale.log().sum())
+    assert abs(found - float(empty.float().mean())) < 0.025
+    assert entropy - 0.1 < loss < entropy + 0.25

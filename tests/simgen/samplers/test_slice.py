@@ -73,7 +73,7 @@ def test_ellipses_give_a_linear_gaussian_posterior():
         return -0.5 * (y - x @ A.T).square().sum(-1) / 0.09
 
     chains = elliptical_slice(log_likelihood, rows(100, 5), 300)
-    assert bool((chains.rhat < 1.05).all())  # of half chains of 150 draws, each worth ten
+    assert bool((chains.rhat < 1.1).all())  # of half chains of 150 draws, each worth ten
     error = (chains.flat.mean(0) - mean) / (covariance.diagonal() / chains.ess_bulk).sqrt()
     assert bool((error.abs() < 4).all())
     ratio = chains.flat.var(0) / covariance.diagonal()

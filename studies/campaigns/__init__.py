@@ -1,0 +1,1 @@
+"""Simulation campaigns under torture, timed, and on clusters."""
