@@ -417,3 +417,71 @@ def test_correlated_noise():
             rtol=1e-5,
             atol=1e-5,
         )
+
+
+def test_an_instrument_in_numpy_is_recognised_as_linear():
+    """scipy's own blur: no gradient leads through it, and none is needed."""
+    from scipy.ndimage import gaussian_filter
+
+    k = 2 * torch.pi * torch.fft.fftfreq(8)
+    power = 1 / (0.3 + k[:, None] ** 2 + k[None] ** 2)
+    prior = GaussianPrior(torch.zeros(8, 8), simgen.FourierCovariance(power))
+
+    def blur(x):
+        return torch.as_tensor(gaussian_filter(x.numpy(), sigma=(0, 1, 1)))
+
+    torch.manual_seed(0)
+    y = blur(prior.sample((1,)))[0] + 0.1 * torch.randn(8, 8)
+    posterior = simgen.infer(prior, simgen.GaussianLikelihood(blur, sigma=0.1), y)
+    assert posterior.method == "closed-form"
+    matrix = blur(torch.eye(64).view(64, 8, 8)).view(64, 64).T
+    reference = prior.condition(matrix, y.flatten(), 0.01 * torch.eye(64))
+    x = posterior.sample(4000)
+    error = (reference.variance / 4000).sqrt()
+    assert ((x.mean(0) - reference.mean).abs() < 5 * error).all()
+    black = simgen.infer(prior, lambda y, x: -50 * (y - blur(x)).square().flatten(1).sum(1), y)
+    assert black.method == "noise-denoise"
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A diffusion model and a flow of the same three modes, which are known."""
+    torch.manual_seed(0)
+    means = torch.tensor([[-3.0, 0, 0], [3.0, 0, 0], [0, 3.0, 3.0]])
+    prior = MixturePrior([1.0, 2.0, 1.0], means, torch.eye(3))
+    path = tmp_path_factory.mktemp("modes") / "d"
+    dataset = simgen.Dataset.create(path, x=prior.sample((8000,)))
+    fits = {
+        "diffusion": simgen.fit(
+            "x", dataset, simgen.Diffusion(hidden=64), max_epochs=30, progress=False
+        ),
+        "flow": simgen.fit("x", dataset, simgen.Flow(transforms=2), max_epochs=8, progress=False),
+    }
+    return prior, fits
+
+
+@pytest.mark.parametrize(
+    ("family", "method"), [("diffusion", "smc"), ("flow", "smc"), ("diffusion", "noise-denoise")]
+)
+def test_learned_priors(learned, family, method):
+    """What the network has learned wrong is beside what chance allows: a tenth of a deviation."""
+    prior, fits = learned
+    reference, evidence = exact(prior)
+    posterior = simgen.infer(
+        fits[family],
+        simgen.GaussianLikelihood(A, 0.4),
+        Y,
+        method=method,
+        particles=1024 if method == "smc" else 6400,
+        steps=40,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ApproximateWarning)
+        x = posterior.sample(1024).double()
+    sd = reference.variance.double().sqrt()
+    worth = posterior.ess
+    assert ((x.mean(0) - reference.mean).abs() / sd).max() < 0.2 + 4 / math.sqrt(worth)
+    assert (x.std(0) / sd - 1).abs().max() < 0.2 + 4 / math.sqrt(2 * worth)
+    if method == "smc":
+        value, error = posterior.log_evidence()
+        assert abs(value - evidence) < 0.2 + 4 * error

@@ -1,0 +1,1 @@
+"""Streaming: epochs from disk beside epochs from memory and lampe's H5Dataset."""
