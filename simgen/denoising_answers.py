@@ -6,7 +6,7 @@ that computes nothing before it is asked.
 
 from __future__ import annotations
 
-__all__ = ["closed_form", "gibbs", "guidance", "noising", "steered"]
+__all__ = ["closed_form", "collapsed", "gaussian_part", "gibbs", "guidance", "noising", "steered"]
 
 import math
 import warnings
@@ -19,19 +19,23 @@ from torch import Tensor
 from .answer import answer, of_chains, of_particles
 from .gaussian import GaussianPrior
 from .instrument import Instrument
+from .likelihood import GaussianLikelihood
 from .posterior import ApproximateWarning, Evidence, Outcome, Posterior
 from .question import Question
 from .samplers.ancestral import ancestral
 from .samplers.closed_form import LinearGaussian
+from .samplers.collapsed import Collapsed
 from .samplers.denoising import ClosedForm
 from .samplers.guidance import GUIDANCE, guided
 from .samplers.noise_denoise import noise_denoise
 from .samplers.problem import Problem, twist
-from .samplers.smc import smc
+from .samplers.smc import smc, systematic
 from .samplers.space import joint_space
+from .samplers.tempered import tempered
 
 _STEPS = 100
 _CHAINS, _BLOCKS = 64, 10  # chains, and blocks by which they are extended until they converge
+_COLLAPSED = 256  # particles each of which needs a matrix of its own
 _FAMILIES = 30  # independent draws that particles have to be worth
 _CHANCE = 1e-6  # of an observation under the prior, below which there is a warning
 
@@ -174,6 +178,58 @@ def gibbs(question: Question, denoiser: Any, why: str) -> Posterior:
 
     size = question.particles or 100 * _CHAINS
     return answer(question, run, "gibbs", why, "asymptotic", size, lambda: denoiser.evaluations)
+
+
+def gaussian_part(question: Question) -> Collapsed | None:
+    """The last of several unknowns, if it is Gaussian and seen linearly by all instruments."""
+    *others, last = question.priors
+    prior = question.priors[last]
+    every = question.likelihoods
+    if not isinstance(prior, GaussianPrior) or question.iid:
+        return None
+    if not all(isinstance(v, GaussianLikelihood) for v in every):
+        return None
+
+    def white(x: Tensor, rows: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        unknowns, n = rows | {last: x}, len(x)
+        seen: list[Tensor] = []
+        logdets: list[Tensor] = []
+        ys: list[Tensor] = []
+        for likelihood, y in zip(every, question.ys):
+            assert isinstance(likelihood, GaussianLikelihood)
+            parts = likelihood.white(unknowns, y)
+            for values, found in zip((seen, logdets, ys), parts):
+                values.append(found.expand(n, *found.shape[1:]))
+        return torch.cat(seen, -1), torch.stack(logdets).sum(0), torch.cat(ys, -1)
+
+    part = Collapsed(prior, white)
+    with torch.no_grad():
+        rows = {k: v[:2] for k, v in question.draw(2).items() if k in others}
+        return part if part.affine(rows) else None
+
+
+def collapsed(question: Question, part: Collapsed, why: str) -> Posterior:
+    """Particles of the other unknowns by the evidence of each, and the Gaussian one exactly."""
+    *others, last = question.priors
+    where = joint_space({k: question.priors[k] for k in others})
+
+    def evidence(u: Tensor) -> Tensor:
+        question.calls += len(u)
+        return part.log_evidence(where.unknowns(u))
+
+    def run(n: int, generator: torch.Generator) -> Outcome:
+        with torch.no_grad():
+            found = tempered(where.log_prior, evidence, where.draw, size, generator)
+            keep = systematic(found.log_weights, n, generator) if n > size else slice(None)
+            log_w = found.log_weights if n <= size else None
+            rows = where.unknowns(found.x[keep])
+            x = part.draw(rows, generator)
+        return Outcome(
+            rows | {last: x}, log_w, Evidence(found.log_evidence, found.error), found.ess
+        )
+
+    size = question.particles or _COLLAPSED
+    return answer(question, run, "smc", why, "asymptotic", size, lambda: question.calls)
 
 
 def _prior_chi2(solved: LinearGaussian) -> float:

@@ -18,7 +18,15 @@ from typing import Any
 
 import torch
 
-from .denoising_answers import closed_form, gibbs, guidance, noising, steered
+from .denoising_answers import (
+    closed_form,
+    collapsed,
+    gaussian_part,
+    gibbs,
+    guidance,
+    noising,
+    steered,
+)
 from .gaussian import GaussianPrior, MixturePrior
 from .instrument import instrument
 from .likelihood import GaussianLikelihood
@@ -127,7 +135,7 @@ def infer(
 def _ways(question: Question, method: str) -> list[Way]:
     """The methods that this prior and likelihood allow, the best first."""
     if not question.single:
-        return _joint_ways(question)
+        return _joint_ways(question, method)
     ways = [] if question.iid else _denoising_ways(question)
     known = {name for name, _, _ in ways}
     prior = question.prior
@@ -182,8 +190,10 @@ def _denoising_ways(question: Question) -> list[Way]:
     return ways
 
 
-def _joint_ways(question: Question) -> list[Way]:
-    """Of several unknowns: a last one that denoises, by Gibbs' moves; all in one space."""
+def _joint_ways(question: Question, method: str) -> list[Way]:
+    """Of several unknowns: a last one that is Gaussian, taken out; one that denoises, by Gibbs'
+    moves; all in one space.
+    """
     name, last = list(question.priors.items())[-1]
     ways: list[Way] = []
     if not (hasattr(last, "expression") and last.given):
@@ -191,11 +201,15 @@ def _joint_ways(question: Question) -> list[Way]:
         if denoiser is not None:
             why = f"{name!r} denoises, and the others are few: they move in turn"
             ways = [("gibbs", why, lambda w: gibbs(question, denoiser, w))]
-    where = joint_space(question.priors)
-    more = _space_ways(question, where)
-    if ways and isinstance(denoiser, ClosedForm) and where.size <= 4 * _MANY:
-        return more + ways
-    return ways + more
+    part = gaussian_part(question)
+    if part is not None:
+        why = f"{name!r} is Gaussian and seen linearly: particles of the others, {name!r} exactly"
+        ways = [("smc", why, lambda w: collapsed(question, part, w)), *ways]
+    known = {way[0] for way in ways}
+    if ways and method in ("auto", *known):
+        return ways
+    more = _space_ways(question, joint_space(question.priors))
+    return ways + [way for way in more if way[0] not in known]
 
 
 def _space_ways(question: Question, where: Space) -> list[Way]:

@@ -147,6 +147,19 @@ class GaussianLikelihood(Likelihood):
         noise = self.noise(y.shape)
         return -0.5 * (noise.white(rest).square().sum(-1) + constant + noise.logdet)
 
+    def white(self, unknowns: Unknowns, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What is predicted (n, m) in units of the noise, the noise's log-determinant (n,) or
+        (1,), and y (n or 1, m) in the same units.
+        """
+        mean = self.predict(unknowns).double().flatten(1)
+        seen = y.double().flatten()[None]
+        if callable(self.sigma):
+            sd = _tensor(_call(self.sigma, unknowns)).double()
+            sd = sd.reshape(len(sd), -1).expand_as(mean)
+            return mean / sd, 2 * sd.log().sum(-1), seen / sd
+        noise = self.noise(y.shape)
+        return noise.white(mean), mean.new_tensor([noise.logdet]), noise.white(seen)
+
     def chi2(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         """Squared residuals in units of the noise, summed (n,)."""
         mean = self.predict(unknowns).double()

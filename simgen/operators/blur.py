@@ -87,11 +87,14 @@ class GaussianBlur:
 
         Arguments:
             x: Images (n, ..., H, W).
-            width: Standard deviation of the Gaussian in pixels: a number, or one a row, (n,).
+            width: Standard deviation of the Gaussian in pixels: a number, or one a row, (n,) or
+                (n, 1).
         """
         check_axes("GaussianBlur", x)
         width = torch.as_tensor(width, dtype=x.dtype, device=x.device)
         lead = x.shape[:-2]
+        if width.ndim > 1 and width.numel() == len(width):  # a parameter by name is (n, 1)
+            width = width.flatten()
         if width.ndim > len(lead) or any(w not in (1, n) for w, n in zip(width.shape, lead)):
             raise ValueError(
                 f"width must be a number or one a row, ({', '.join(map(str, lead[:1]))},); "

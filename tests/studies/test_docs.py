@@ -32,3 +32,12 @@ def test_every_example_stands_on_the_page_with_its_command_figures_and_numbers()
         assert f"{module}.md" in shown
     pictures = {p.name for p in (ROOT / "studies/lectures").glob("*.png")}
     assert len(pictures) >= len(EXAMPLES) and pictures <= shown
+
+
+def test_the_page_on_inference_runs():
+    """Its examples one after the other, as far as they compute nothing long."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/inference.md").read_text(), re.S)
+    names: dict = {}
+    exec("\n".join(blocks[1:]), names)
+    assert names["posterior"].method == "closed-form" and names["joint"].method == "smc"
+    assert names["posterior"].sample(2).shape == (2, 16, 16)
