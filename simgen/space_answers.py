@@ -63,7 +63,8 @@ def chains(question: Question, where: Space, method: str, why: str) -> Posterior
         start = _started(question, where, count, generator)
         seed = int(torch.randint(2**31, (), generator=generator))
         kept = max(100, math.ceil(n / count))
-        for longer in (1, 3) if question.particles is None else (1,):
+        every = (1, 3) if method == "hmc" else (3, 10)  # slices take more to forget
+        for longer in every if question.particles is None else (1,):
             if method == "hmc":
                 found = hmc_sample(target, start, longer * kept, seed=seed)
             elif method == "slice":

@@ -1,4 +1,4 @@
-r"""Twisted sequential Monte Carlo: particles steered by y, and weighted for what steering got wrong.
+r"""Twisted sequential Monte Carlo: particles steered by y, weighted for what steering got wrong.
 
 .. math::
     \psi_t(x_t) = N\bigl(y; f(\hat x), I + A V A^\top\bigr), \qquad
@@ -18,8 +18,8 @@ is unbiased for the evidence under the chain of steps p~, which tends to the pri
 get finer.
 
 References:
-    | Practical and Asymptotically Exact Conditional Sampling in Diffusion Models (Wu et al., 2023),
-    | eqs. 8-11, https://arxiv.org/abs/2306.17775
+    | Practical and Asymptotically Exact Conditional Sampling in Diffusion Models (Wu et al.,
+    | 2023), eqs. 8-11, https://arxiv.org/abs/2306.17775
     | An Introduction to Sequential Monte Carlo (Chopin & Papaspiliopoulos, 2020), algorithm 10.3
     | https://doi.org/10.1007/978-3-030-47845-2
 """

@@ -17,8 +17,8 @@ on islands that know nothing of each other, so that their spread says how good t
 References:
     | Sequential Monte Carlo samplers (Del Moral, Doucet & Jasra, 2006), section 2.3.1
     | https://doi.org/10.1111/j.1467-9868.2006.00553.x
-    | A Markov Chain Monte Carlo version of the genetic algorithm Differential Evolution (ter Braak,
-    | 2006), eq. 2, https://doi.org/10.1007/s11222-006-8769-1
+    | A Markov Chain Monte Carlo version of the genetic algorithm Differential Evolution (ter
+    | Braak, 2006), eq. 2, https://doi.org/10.1007/s11222-006-8769-1
 """
 
 from __future__ import annotations
