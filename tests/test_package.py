@@ -104,7 +104,7 @@ def test_what_the_readme_links_to_is_there():
 
 def test_python_in_the_readme_compiles_and_names_what_there_is():
     examples = blocks("python")
-    assert len(examples) == 3
+    assert len(examples) == 5
     for body in examples:
         compile(body, "README.md", "exec")
         used = set(re.findall(r"simgen\.(\w+)", body))
