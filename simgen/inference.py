@@ -146,10 +146,12 @@ def _ways(question: Question, method: str) -> list[Way]:
     return ways + [way for way in more if way[0] not in known]
 
 
-def _denoiser(prior: Any, observed: int) -> ClosedForm | Network | None:
+def _denoiser(prior: Any, observed: int) -> Any:
     """A prior as a denoiser, if it is one."""
     if isinstance(prior, (GaussianPrior, MixturePrior)):
         return ClosedForm(prior)
+    if hasattr(prior, "moments") and hasattr(prior, "smallest"):
+        return prior  # it is what samplers ask for, such as `Windows`
     ours = hasattr(prior, "modelled_shape")
     if not hasattr(prior, "denoise") or (ours and prior.process is None):
         return None
