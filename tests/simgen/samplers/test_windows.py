@@ -1,9 +1,13 @@
 """Series from windows: exact for Gaussian chains, whatever the windows."""
 
+import warnings
+
 import pytest
 import torch
 
+import simgen
 from simgen.gaussian import GaussianPrior
+from simgen.posterior import ApproximateWarning
 from simgen.samplers.ancestral import ancestral
 from simgen.samplers.problem import Problem
 from simgen.samplers.windows import Windows
@@ -118,3 +122,24 @@ def test_draws_of_the_prior():
 def test_windows_that_make_no_whole_are_refused(length, m, o):
     with pytest.raises(ValueError, match="windows of"):
         windows(length, m, o)
+
+
+@pytest.mark.parametrize("method", ["ancestral", "smc"])
+def test_infer_takes_them(method):
+    """A Gaussian chain seen at both ends: any number of steps is exact, the evidence too."""
+    prior, mean, C = windows(5, 3)
+    y = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    A = torch.zeros(2, 10, dtype=torch.float64)
+    A[0, 0] = A[1, 8] = 1
+    whole, S = GaussianPrior(mean, C), 0.04 * torch.eye(2, dtype=torch.float64)
+    exact = whole.condition(A, y, S)
+    seen = simgen.GaussianLikelihood(lambda x: x[:, ::4, 0], 0.2)
+    posterior = simgen.infer(prior, seen, y, method=method, steps=8, particles=1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ApproximateWarning)
+        x = posterior.sample(1000).flatten(1).double()
+    sd = exact.covariance.diagonal().sqrt()
+    assert ((x.mean(0) - exact.mean.flatten()) / sd).abs().max() < 4.5 / 1000**0.5
+    assert (x.std(0) / sd - 1).abs().max() < 4.5 / 2000**0.5
+    if method == "smc":
+        assert abs(float(posterior.log_evidence()) - float(whole.log_evidence(A, y, S))) < 1e-3
