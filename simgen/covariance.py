@@ -122,7 +122,7 @@ def DenseCovariance(matrix: Any) -> Spectral:
     Raises:
         ValueError: If it is not square or has a negative eigenvalue.
     """
-    matrix = torch.as_tensor(matrix).double()
+    matrix = torch.as_tensor(matrix, dtype=torch.float64)
     if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"a covariance must be (d, d); got {tuple(matrix.shape)}")
     if bool((matrix == torch.diag(matrix.diagonal())).all()):
@@ -141,7 +141,7 @@ def DiagonalCovariance(variances: Any) -> Spectral:
     def same(v: Tensor) -> Tensor:
         return v
 
-    return Spectral(_positive(torch.as_tensor(variances).double().flatten()), same, same)
+    return Spectral(_positive(torch.as_tensor(variances, dtype=torch.float64).flatten()), same, same)
 
 
 def FourierCovariance(spectrum: Any, axes: int = 2) -> Spectral:
@@ -156,7 +156,7 @@ def FourierCovariance(spectrum: Any, axes: int = 2) -> Spectral:
     Raises:
         ValueError: If an eigenvalue is negative, or differs at k and -k.
     """
-    values = torch.as_tensor(spectrum).double()
+    values = torch.as_tensor(spectrum, dtype=torch.float64)
     shape, dims = values.shape, tuple(range(values.dim() - axes, values.dim()))
     turned = values.flip(dims).roll([1] * axes, dims)
     if not torch.allclose(values, turned, rtol=1e-6, atol=1e-12 * float(values.abs().max())):
@@ -271,7 +271,7 @@ def as_covariance(value: Any, d: int) -> Structured:
         if found != d:
             raise ValueError(f"the covariance is of {found} numbers, the mean has {d}")
         return value
-    tensor = torch.as_tensor(value).double()
+    tensor = torch.as_tensor(value, dtype=torch.float64)
     if tensor.dim() == 0:
         return DiagonalCovariance(tensor.expand(d))
     if tensor.shape == (d, d):

@@ -42,7 +42,7 @@ class Noise:
 
     def __init__(self, sigma: Any, shape: torch.Size, covariance: bool = False) -> None:
         m = shape.numel()
-        value = torch.as_tensor(sigma).double()
+        value = torch.as_tensor(sigma, dtype=torch.float64)
         square = value.shape == (m, m) and (covariance or len(shape) == 1) and m > 1
         self.factor: Tensor | None = None
         if square or (covariance and value.shape == (m, m)):
