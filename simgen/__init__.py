@@ -17,6 +17,8 @@ _WHERE = {
     "Field": "field",
     "Simulator": "forward",
     "simulator": "forward",
+    "CommandError": "program",
+    "CommandSimulator": "command",
     "Dataset": "dataset",
     "DatasetError": "dataset",
     "simulate": "simulation",
@@ -28,12 +30,23 @@ _WHERE = {
     "Ensemble": "models",
     "GaussianPrior": "gaussian",
     "MixturePrior": "gaussian",
+    "DenseCovariance": "covariance",
+    "DiagonalCovariance": "covariance",
+    "FourierCovariance": "covariance",
+    "LowRankCovariance": "covariance",
+    "GaussianLikelihood": "likelihood",
+    "PoissonLikelihood": "likelihood",
+    "Posterior": "posterior",
+    "infer": "inference",
+    "fit_prior": "em",
     "Conditional": "conditional",
     "load": "conditional",
     "fit": "training",
     "Samples": "samples",
     "Verdict": "calibration",
     "calibrate": "calibration",
+    "check_observation": "typicality",
+    "posterior_predictive": "predictive_check",
     "report": "reporting",
 }
 
@@ -41,17 +54,31 @@ __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
     from .calibration import Verdict, calibrate
+    from .command import CommandSimulator
     from .conditional import Conditional, load
+    from .covariance import (
+        DenseCovariance,
+        DiagonalCovariance,
+        FourierCovariance,
+        LowRankCovariance,
+    )
     from .dataset import Dataset, DatasetError
+    from .em import fit_prior
     from .field import Field
     from .forward import Simulator, simulator
     from .gaussian import GaussianPrior, MixturePrior
+    from .inference import infer
+    from .likelihood import GaussianLikelihood, PoissonLikelihood
     from .models import VAE, Diffusion, Ensemble, Flow, HierarchicalVAE, LatentDiffusion
+    from .posterior import Posterior
+    from .predictive_check import posterior_predictive
     from .prior import Prior
+    from .program import CommandError
     from .reporting import report
     from .samples import Samples
     from .simulation import simulate
     from .training import fit
+    from .typicality import check_observation
 
 
 def __getattr__(name: str) -> Any:

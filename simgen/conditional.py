@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["Conditional", "ConditionalDistribution", "load"]
 
 import copy
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,6 +28,9 @@ from .networks import build
 from .pipeline import Pipeline
 from .prior import Prior
 from .tensors import read_header, read_tensors, write_tensors
+from .typicality import Typicality, doubt
+
+log = logging.getLogger("simgen")
 
 SCHEMA = 1
 
@@ -43,6 +47,7 @@ class Conditional:
         history: Training history: lists by name.
         provenance: Dataset, seeds, versions, time.
         verdict: What calibration said, as a plain dict, or None.
+        typicality: The null of what is given, for `check_observation`, or None.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Conditional:
         self.history = dict(history or {})
         self.provenance = dict(provenance or {})
         self.verdict = None if verdict is None else dict(verdict)
+        self.typicality: Typicality | None = None
 
     @property
     def expression(self) -> str:
@@ -115,6 +121,9 @@ class Conditional:
     def __call__(self, *values: Any, **named: Any) -> ConditionalDistribution:
         """The distribution of the target given values of the given fields.
 
+        A single observation that is unlike the simulations is logged as a warning, see
+        `check_observation`; of well-specified ones a share of `typicality.SUSPECT` is.
+
         Arguments:
             *values: The given field's value where there is one field, (*batch, *event).
             **named: The given fields by name; a variable-length field's `<name>_length` may go
@@ -124,6 +133,23 @@ class Conditional:
             ValueError: If a field is missing, unknown, not finite, or has another shape than in
                 training.
         """
+        rows, masks, batch, device = self._inputs(values, named)
+        grad = any(v.requires_grad for v in rows.values())
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+            context = self._context(rows, masks)
+        if batch.numel() == 1 and not grad:
+            found = doubt(self, rows, masks, context[0][0])
+            if found is not None and found.suspect:
+                log.warning("%s of %s", self.expression, found.warning)
+        columns = {k: self._columns(k) for k in ("names", "labels", "units")}
+        return ConditionalDistribution(
+            self.pipeline, context, batch, columns, device or torch.device("cpu")
+        )
+
+    def _inputs(
+        self, values: Sequence[Any], named: Mapping[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], torch.Size, torch.device | None]:
+        """Given fields as rows, their masks, the batch shape, and the device that they were on."""
         given = self.given
         if len(values) > len(given):
             raise ValueError(
@@ -131,7 +157,7 @@ class Conditional:
             )
         if len(values) > 1:
             raise ValueError(f"name the given fields: {', '.join(f'{k}=...' for k in given)}")
-        inputs = dict(zip(given, values)) | named
+        inputs = {**dict(zip(given, values)), **named}
         lengths = {k: inputs.pop(f"{k}_length") for k in given if f"{k}_length" in inputs}
         if missing := [k for k in given if k not in inputs]:
             raise ValueError(f"{self.expression!r} needs the field {missing[0]!r}")
@@ -141,14 +167,7 @@ class Conditional:
                 f"given are: {', '.join(given) or 'nothing'}"
             )
         device = next((v.device for v in inputs.values() if isinstance(v, Tensor)), None)
-        rows, masks, batch = self._rows(inputs, lengths)
-        grad = any(v.requires_grad for v in rows.values())
-        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-            context = self._context(rows, masks)
-        columns = {k: self._columns(k) for k in ("names", "labels", "units")}
-        return ConditionalDistribution(
-            self.pipeline, context, batch, columns, device or torch.device("cpu")
-        )
+        return *self._rows(inputs, lengths), device
 
     def _context(self, rows: dict[str, Tensor], masks: dict[str, Tensor]) -> list[Given]:
         """What each head's model is given, a chunk of rows after the other."""
@@ -241,6 +260,7 @@ class Conditional:
         if verdict is not None:
             self.verdict = verdict.to_dict() if hasattr(verdict, "to_dict") else dict(verdict)
         pipeline = self.pipeline if self._joint is None else self._joint.pipeline
+        null, tensors = (None, {}) if self.typicality is None else self.typicality.save()
         header = {
             "schema": SCHEMA,
             "condition": None if self._joint is None else self.expression,
@@ -250,8 +270,9 @@ class Conditional:
             "history": self.history,
             "provenance": self.provenance,
             "verdict": self.verdict,
+            "typicality": null,
         }
-        write_tensors(path, pipeline.state_dict(), header)
+        write_tensors(path, {**pipeline.state_dict(), **tensors}, header)
 
     def __repr__(self) -> str:
         return f"Conditional({self.expression!r}, {self.family})"
@@ -301,7 +322,8 @@ def load(
     known = {**FAMILIES, **{f.__name__: f for f in families}}
     family = rebuild_family(header["family"], known, modules)
     embedding = [_embeddings(config, modules) for config in header["embedding"]]
-    tensors = read_tensors(path)
+    stored = read_tensors(path)
+    tensors = {k: v for k, v in stored.items() if not k.startswith("typicality:")}
     pipeline = Pipeline.from_config(header, embedding, tensors["target.constant"]).attach(family)
     fill(pipeline, tensors, os.fspath(path))
     if prior is None and header["prior"] is not None and "factors" in header["prior"]:
@@ -310,6 +332,8 @@ def load(
     if header.get("condition") is not None:
         conditional = conditional.condition(header["condition"])
     conditional.verdict = header["verdict"]
+    if header.get("typicality") is not None:
+        conditional.typicality = Typicality.load(header["typicality"], stored)
     return conditional
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .calibration import Verdict
 
 COLUMNS = 50
+_PICTURED = 256  # draws of an image
 CHECKS = (
     "ranks: place of the truth among the draws, parameter by parameter; coverage: how much of the "
     "posterior is denser than the truth; tarp: distances to points that x chooses; dependence: "
@@ -45,6 +46,8 @@ def report(
     truth: Any = None,
     simulator: Any = None,
     dataset: Any = None,
+    posterior: Any = None,
+    likelihood: Any = None,
     draws: int = 10_000,
     seed: int = 0,
 ) -> Path:
@@ -59,6 +62,9 @@ def report(
         truth: True values of the target (d,), where they are known.
         simulator: What the data came from; adds its settings and the posterior-predictive check.
         dataset: What the model was trained on; adds rows and failures.
+        posterior: Of an inverse problem, what `infer` returned with this model as prior, of the
+            observation; adds pictures of it. The truth then is x.
+        likelihood: The instrument that `infer` was given; adds the residual.
         draws: The number of draws of the posterior.
         seed: Of draws and predictive simulations.
 
@@ -78,12 +84,15 @@ def report(
         show_rows(page, conditional, simulator, seed, missing)
     _trained(page, conditional, missing)
     _checked(page, _verdict(conditional, verdict), missing)
-    if observation is None:
+    if posterior is not None:
+        _reconstructed(page, posterior, likelihood, observation, truth, seed)
+    elif observation is None:
         missing.append("the posterior and its predictions: no observation was given")
     else:
         observed = _observed(conditional, observation)
         samples = _draw(conditional, observed, draws, seed)
         _inferred(page, conditional, samples, truth)
+        _likeness(page, conditional, observed)
         check_predictions(page, conditional, samples, observed, simulator, seed, missing)
     _origin(page, conditional, dataset, seed, draws if observation is not None else None)
     if missing:
@@ -339,6 +348,21 @@ def _inferred(page: Page, conditional: Any, samples: Samples, truth: Any) -> Non
     )
 
 
+def _likeness(page: Page, conditional: Any, observed: Mapping[str, Any]) -> None:
+    """Whether the observation could have come from the simulator, where the model knows."""
+    if getattr(conditional, "typicality", None) is None:
+        return
+    from .typicality import check_observation
+
+    found = check_observation(conditional, **observed)
+    share = f"of {found.rows:,} simulations held out a share of {_p(found)} is as unusual"
+    if found.suspect:
+        text = f"The observation is unlike the simulations ({share}): {found.because}."
+        page.text(f"{text} What is inferred from it cannot be trusted.", "bad")
+    else:
+        page.text(f"The observation could be a simulation: {share}.")
+
+
 def _rounded(row: Mapping[str, Any]) -> list[str]:
     """Mean, sd, low and high to two digits of the standard deviation."""
     keys = ("mean", "sd", "low", "high")
@@ -348,6 +372,37 @@ def _rounded(row: Mapping[str, Any]) -> list[str]:
     if not -3 <= places <= 6:
         return [number(row[k]) for k in keys]
     return [f"{row[k]:.{max(places, 0)}f}" for k in keys]
+
+
+def _reconstructed(
+    page: Page, posterior: Any, likelihood: Any, observation: Any, truth: Any, seed: int
+) -> None:
+    """An inverse problem: what `infer` says of itself, and pictures."""
+    if observation is None:
+        raise ValueError("a posterior is shown with its observation: give it")
+    page.section("posterior", "The posterior of the observation")
+    page.text(f"{posterior!r}.")
+    if not posterior.event_shape:
+        page.text("There are several unknowns: no pictures are shown.")
+        return
+    kept = len(next(iter(posterior.outcome.unknowns.values())))
+    n = _PICTURED if math.isinf(posterior.ess) else min(_PICTURED, kept)  # what there is already
+    x = posterior.sample(n, seed=seed)
+    facts: dict[str, Any] = {"effective draws": posterior.ess}
+    predicted = sigma = None
+    if hasattr(likelihood, "predict"):
+        predicted, size = likelihood.predict({"x": x}), plots.as_array(observation).size
+        facts["chi2 a number observed"] = float(posterior.chi2(n=n).mean() / size)
+        known = getattr(likelihood, "sigma", None)
+        sigma = None if callable(known) else known
+    if posterior.outcome.evidence is not None:
+        value, error = posterior.log_evidence()
+        facts |= {"log-evidence": value, "its standard error": error}
+    page.facts(facts)
+    page.figure(
+        plots.inverse_pictures(observation, x, truth, predicted, sigma),
+        f"What was observed, and mean, standard deviation and three of {len(x)} draws.",
+    )
 
 
 # Where it comes from

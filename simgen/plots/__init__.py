@@ -10,6 +10,7 @@ __all__ = [
     "as_array",
     "corner",
     "image_predictive",
+    "inverse_pictures",
     "loss_curves",
     "picture_rows",
     "posterior_predictive",
@@ -20,6 +21,7 @@ __all__ = [
 ]
 
 from .curves import loss_curves, verdict_figure
+from .inverse import inverse_pictures
 from .marginals import corner
 from .pictures import picture_rows
 from .predictive import (

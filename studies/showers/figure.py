@@ -1,4 +1,4 @@
-"""The figure: showers of the simulator, and the observables of each sampler beside it."""
+"""The figure: showers of the simulator and of a surrogate, and the observables of all samplers."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ from simulators.shower_metrics import observables
 from .judge import SPECTRUM, voxel_spectrum
 
 
-def draw(showers: dict[str, tuple[Array, Array]], path: Path) -> None:
-    """Draws three showers of the simulator, and observables of every sampler.
+def draw(showers: dict[str, tuple[Array, Array]], path: Path, pictured: str = "") -> None:
+    """Draws three showers of the simulator and of a surrogate, and observables of every sampler.
 
     Arguments:
         showers: Showers (n, 1, layers, wedges, rings) and their incident energies (n,) in MeV,
             by name, the simulator's first.
         path: Where to write the figure.
+        pictured: The surrogate of which showers are drawn, where there is one.
     """
-    figure = Figure(figsize=(12, 6), layout="constrained")
-    panels: Any = figure.subplots(2, 3)
-    _pictures(panels[0], *next(iter(showers.values())))
-    response, profile, spectrum = panels[1]
+    rows = [next(iter(showers)), *filter(None, [pictured])]
+    figure = Figure(figsize=(12, 3 + 3 * len(rows)), layout="constrained")
+    panels: Any = figure.subplots(1 + len(rows), 3)
+    for axes, name in zip(panels, rows):
+        _pictures(axes, *showers[name], name)
+    response, profile, spectrum = panels[-1]
     edges = np.linspace(0.5, 1.5, 61)
     layer = np.arange(next(iter(showers.values()))[0].shape[2])
     for i, (name, (x, energy)) in enumerate(showers.items()):
@@ -50,7 +53,7 @@ def draw(showers: dict[str, tuple[Array, Array]], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def _pictures(panels: Any, x: Array, energy: Array) -> None:
+def _pictures(panels: Any, x: Array, energy: Array, name: str) -> None:
     """Showers near 3, 50 and 800 GeV: layers along, rings across, the leaning side up."""
     for axes, wanted in zip(panels, (3e3, 5e4, 8e5)):
         i = int(np.abs(np.log(energy / wanted)).argmin())
@@ -68,6 +71,8 @@ def _pictures(panels: Any, x: Array, energy: Array) -> None:
             interpolation="nearest",
         )
         axes.set(
-            title=f"{energy[i] / 1e3:.3g} GeV", xlabel="layer", ylabel="distance, Moliere radii"
+            title=f"{name}, {energy[i] / 1e3:.3g} GeV",
+            xlabel="layer",
+            ylabel="distance, Moliere radii",
         )
         axes.figure.colorbar(shown, ax=axes, label="MeV")

@@ -1,0 +1,1 @@
+"""Strong lensing as an inverse problem: exactly, and with a learned prior."""

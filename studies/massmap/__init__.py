@@ -1,0 +1,1 @@
+"""Mass maps: convergence behind a mask and noise, by Wiener's filter and by a learned prior."""
