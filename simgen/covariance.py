@@ -141,7 +141,9 @@ def DiagonalCovariance(variances: Any) -> Spectral:
     def same(v: Tensor) -> Tensor:
         return v
 
-    return Spectral(_positive(torch.as_tensor(variances, dtype=torch.float64).flatten()), same, same)
+    return Spectral(
+        _positive(torch.as_tensor(variances, dtype=torch.float64).flatten()), same, same
+    )
 
 
 def FourierCovariance(spectrum: Any, axes: int = 2) -> Spectral:

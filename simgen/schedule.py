@@ -87,8 +87,8 @@ def default_schedule(rows: int, columns: int, vectors: bool = True) -> Schedule:
 
 
 def surrogate_schedule(rows: int) -> Schedule:
-    """The default schedule of p(x | theta): 4,200 steps at 9,000 rows, growing as the root of their
-    number, at a peak rate of 0.002 and with next to no decay: parameters are few and without
+    """The default schedule of p(x | theta): 4,200 steps at 9,000 rows, growing as the root of
+    their number, at a peak rate of 0.002 and with next to no decay: parameters are few and without
     noise, so that there is little to overfit and a sharp function of them to be learned.
 
     Arguments:

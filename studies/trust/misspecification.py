@@ -260,8 +260,8 @@ def table(result: Mapping[str, Any]) -> str:
         f"observations that it doubts, and of {about['observations']} of each misspecification. "
         "In brackets: 95 % intervals (Wilson). Covered: how often a parameter lies in its central "
         f"{NOMINAL:.0%} interval: a trouble that leaves it there does no harm. No statistic knows "
-        "of the misspecification; thresholds are those that `fit` stored. Strengths were chosen to "
-        "bracket 95 %; there are weaker troubles that do harm and go unseen, as they look like "
+        "of the misspecification; thresholds are those that `fit` stored. Strengths were chosen "
+        "to bracket 95 %; there are weaker troubles that do harm and go unseen, as they look like "
         "another theta.",
         "",
         "| simulator | simulations | null | false alarms | covered | ms a row | kB stored |",
