@@ -33,7 +33,7 @@ from .samplers.smc import smc, systematic
 from .samplers.space import joint_space
 from .samplers.tempered import tempered
 
-_STEPS = 100
+_STEPS, _SHARED = 100, 24  # noise levels; where each needs a covariance of its own
 _CHAINS, _BLOCKS = 64, 10  # chains, and blocks by which they are extended until they converge
 _COLLAPSED = 256  # particles each of which needs a matrix of its own
 _FAMILIES = 30  # independent draws that particles have to be worth
@@ -68,7 +68,7 @@ def steered(
     """Particles steered by a denoiser."""
     name = question.name
     problem = _problem(question, denoiser, seen, gaussian)
-    steps = question.steps or 100
+    steps = question.steps or _steps(denoiser)
     _first(problem)
 
     def run(n: int, generator: torch.Generator) -> Outcome:
@@ -91,7 +91,7 @@ def guidance(
     """Draws steered by a denoiser, not weighted."""
     name = question.name
     problem = _problem(question, denoiser, seen, gaussian)
-    steps = question.steps or 100
+    steps = question.steps or _steps(denoiser)
     _first(problem)
 
     def run(n: int, generator: torch.Generator) -> Outcome:
@@ -275,6 +275,10 @@ def _first(problem: Problem) -> None:
     known = twist(problem, prior.mean(x, prior.farthest).detach(), prior.farthest)
     white = torch.linalg.solve_triangular(known.factor[0], known.residual.mT, upper=False)
     _warn_impossible(float(white.square().sum()), len(problem.y))
+
+
+def _steps(denoiser: Any) -> int:
+    return _SHARED if getattr(denoiser, "shared", False) else _STEPS
 
 
 def _particles(question: Question, denoiser: Any) -> int:

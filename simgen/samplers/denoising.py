@@ -3,11 +3,14 @@ r"""Denoisers as samplers see them: priors in closed form, and networks in their
 .. math::
     \mathbb{E}[x_0 \mid x_0 + \sigma \epsilon], \qquad
     V = \sigma^2 \frac{\partial\, \mathbb{E}[x_0 \mid x_t]}{\partial x_t}
+    \quad \text{or} \quad V \approx \mathbb{E}_{x_t} V
     \quad \text{or} \quad V \approx \sigma^2 C (C + \sigma^2 I)^{-1}
 
 A process with alpha is the same at x_t / alpha. Where a matrix a row is small, or little was
-observed, V is the derivative; else that of a Gaussian whose covariance C is that of the prior's
-own draws: of low rank and a diagonal, the same for all rows.
+observed, V is the derivative at each row. Else all rows share its mean over the prior, found once
+a level by one backward pass of d rows, each of which gives a row of the derivative at a draw of
+its own: exact for a Gaussian prior. Where d x d is too large, C is the covariance of the prior's
+draws, of low rank and a diagonal.
 """
 
 from __future__ import annotations
@@ -20,12 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..covariance import Covariance, LowRankCovariance
+from ..covariance import Covariance, LowRankCovariance, Spectral
 from ..gaussian import GaussianPrior
 from ..row_covariance import JacobianCovariance
 
 _MATRIX = 32  # dimensions up to which V is a matrix a row
 _FEW = 4  # numbers observed up to which V A^T is by products
+_AVERAGED = 2048  # dimensions up to which V is averaged over the prior
+_ROWS = 256  # of a backward pass
 _DRAWS, _RANK = 1024, 256  # of the prior, for C
 _BELOW, _ABOVE = 0.05, 10.0  # noise levels beside the smallest and the largest deviation
 
@@ -109,6 +114,8 @@ class Network:
             self.smallest, self.largest = _BELOW * float(scale[-1]), _ABOVE * float(scale[0])
             self.farthest = self.largest
         self._covariance: LowRankCovariance | None = None
+        self._found: dict[float, Spectral] = {}
+        self._draws: Tensor | None = None
 
     def mean(self, x_t: Tensor, sigma: float) -> Tensor:
         """E[x_0 | x_t] (n, d)."""
@@ -126,12 +133,36 @@ class Network:
         if self.shared:
             with torch.no_grad():
                 mean = self.mean(x_t, sigma)
-            return mean, self.covariance.denoised(sigma)
+            if self.size > _AVERAGED:
+                return mean, self.covariance.denoised(sigma)
+            return mean, self.averaged(sigma)
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
             mean = self.mean(x, sigma)
         V = JacobianCovariance(x, mean, sigma**2)
         return mean.detach(), V.matrices() if self.size <= _MATRIX else V
+
+    def averaged(self, sigma: float) -> Spectral:
+        """E Cov[x_0 | x_t] over x_t of the prior at a noise level, found once."""
+        if sigma not in self._found:
+            generator = torch.Generator().manual_seed(1)
+            if self._draws is None:
+                self._draws = self.draw(self.size, torch.Generator().manual_seed(0))
+            noise = torch.randn(self.size, self.size, generator=generator, dtype=self.dtype)
+            x_t = self._draws + sigma * noise.to(self._draws)
+            every = torch.arange(self.size, device=x_t.device)
+            slope = torch.cat([self._slopes(i, x_t[i], sigma) for i in every.split(_ROWS)])
+            values, vectors = torch.linalg.eigh(sigma**2 * (slope + slope.mT) / 2)
+            values = values.clamp(min=1e-6 * float(values[-1]))
+            self._found[sigma] = Spectral(values, lambda v: v @ vectors, lambda v: v @ vectors.mT)
+        return self._found[sigma]
+
+    def _slopes(self, which: Tensor, x_t: Tensor, sigma: float) -> Tensor:
+        """Rows `which` of the denoiser's derivative, each at a row of x_t."""
+        with torch.enable_grad():
+            x_t = x_t.detach().requires_grad_()
+            chosen = self.mean(x_t, sigma).gather(1, which[:, None]).sum()
+            return torch.autograd.grad(chosen, x_t)[0]
 
     @property
     def covariance(self) -> LowRankCovariance:

@@ -139,6 +139,28 @@ def test_a_network_is_seen_through_its_derivative():
     assert network.evaluations > 1500 * 60
 
 
+def test_many_dimensions_share_the_denoisers_mean_covariance():
+    """Of a Gaussian prior that is its own, and any number of steps exact."""
+
+    class Denoiser:
+        event_shape = torch.Size([48])
+
+        def __init__(self, prior):
+            self.denoise, self.sample = prior.denoise, prior.sample
+
+    prior = GaussianPrior(torch.linspace(-1, 1, 48).double(), positive(48, 0))
+    A = torch.randn(12, 48, generator=seeded(1), dtype=torch.float64)
+    y = torch.randn(12, generator=seeded(2), dtype=torch.float64)
+    torch.manual_seed(0)
+    network = Network(Denoiser(prior), 12)
+    assert network.shared
+    reference, evidence = exact(prior, A, 0.3, y)
+    found = smc(problem(prior, A, 0.3, y, network), 4000, 6, seeded())
+    assert abs(found.log_evidence - evidence) < 0.1 and found.ess > 2000
+    # moments of n draws in d dimensions; the largest level is ten deviations, not infinity
+    assert divergence(found.x, reference) < 2 * 48 * 51 / 4 / 4000
+
+
 def test_published_guidance_is_what_its_formula_says():
     """Where the prior is N(0, 1) in one dimension all means have closed forms."""
     one = torch.ones(1, 1, dtype=torch.float64)
