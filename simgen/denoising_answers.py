@@ -58,7 +58,7 @@ def closed_form(question: Question, seen: Instrument, why: str) -> Posterior:
         return Outcome({name: x.view(n, *event)}, evidence=evidence)
 
     if part.matrix is not None:
-        _warn_impossible(_prior_chi2(solved), len(y))
+        _warn_impossible(float(solved.squares.min()), len(y))
     return answer(question, run, "closed-form", why, "closed form", 1, lambda: 0, True)
 
 
@@ -230,18 +230,6 @@ def collapsed(question: Question, part: Collapsed, why: str) -> Posterior:
 
     size = question.particles or _COLLAPSED
     return answer(question, run, "smc", why, "asymptotic", size, lambda: question.calls)
-
-
-def _prior_chi2(solved: LinearGaussian) -> float:
-    """The least squared distance of y from a component, in its own units."""
-    factors = solved.factors()
-    assert factors is not None
-    residual = solved.y - solved.forward(solved.means)
-    every = factors if len(factors) > 1 else factors * len(residual)
-    white = [
-        torch.linalg.solve_triangular(L, r[:, None], upper=False) for L, r in zip(every, residual)
-    ]
-    return min(float(w.square().sum()) for w in white)
 
 
 def _warn_impossible(square: float, m: int) -> None:

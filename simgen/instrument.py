@@ -88,8 +88,7 @@ def observations(likelihoods: Sequence[Likelihood], observed: Any) -> list[Tenso
         raise ValueError(f"{len(likelihoods)} likelihoods need as many observations in a list")
     found = []
     for i, value in enumerate(values):
-        y = torch.as_tensor(value).detach()
-        y = y.double() if not y.is_floating_point() or y.dtype != torch.float64 else y
+        y = torch.as_tensor(value).detach().double()
         if y.numel() == 0:
             raise ValueError(f"observation {i} is empty")
         if not bool(y.isfinite().all()):

@@ -120,6 +120,7 @@ class GaussianLikelihood(Likelihood):
         self.operator = as_operator(operator)
         self.sigma = sigma
         self.covariance = covariance
+        self._noise: dict[torch.Size, Noise] = {}
         self.names = _named(self.operator)
         if callable(sigma):
             self.names = tuple(dict.fromkeys((*self.names, *_named(sigma))))
@@ -130,9 +131,10 @@ class GaussianLikelihood(Likelihood):
 
     def noise(self, shape: torch.Size) -> Noise:
         """The noise of an observation of some shape, where it depends on nothing."""
-        if self.covariance is not None:
-            return Noise(self.covariance, shape, True)
-        return Noise(self.sigma, shape)
+        if shape not in self._noise:  # factorised once, not at each evaluation
+            whole = self.covariance is not None
+            self._noise[shape] = Noise(self.covariance if whole else self.sigma, shape, whole)
+        return self._noise[shape]
 
     def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         """log p(y | x) (n,) of n rows of the unknowns."""
@@ -231,10 +233,6 @@ class CallableLikelihood(Likelihood):
         every = _arguments(function)
         self.takes_y = len(every) != 1 or every[0] in ("y", "observed")
         self.names = tuple(every[1:]) if self.takes_y else tuple(every)
-        if len(self.names) < 2:
-            self.alone, self.names = True, self.names
-        else:
-            self.alone = False
 
     def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         """log p(y | x) (n,) of n rows of the unknowns."""
@@ -258,7 +256,6 @@ class ConditionalLikelihood(Likelihood):
     def __init__(self, surrogate: Any) -> None:
         self.surrogate = surrogate
         self.names = tuple(surrogate.given)
-        self.given = self.names
 
     def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         """log p(y | theta) (n,) of n rows of theta."""
@@ -277,9 +274,9 @@ class ConditionalLikelihood(Likelihood):
 
     def _at(self, unknowns: Unknowns) -> Any:
         """The distribution of what is observed, a batch of n."""
-        if len(unknowns) == 1 and len(self.given) == 1:
+        if len(unknowns) == 1 and len(self.names) == 1:
             return self.surrogate(next(iter(unknowns.values())))
-        return self.surrogate(**{k: unknowns[k] for k in self.given})
+        return self.surrogate(**{k: unknowns[k] for k in self.names})
 
 
 def as_likelihood(value: Any) -> Likelihood:

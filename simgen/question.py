@@ -193,7 +193,7 @@ def _check_support(likelihood: Likelihood, question: Question) -> None:
         return
     trained = getattr(likelihood.surrogate, "prior", None)
     prior = question.priors.get("theta")
-    if trained is None or prior is None or "theta" not in likelihood.given:
+    if trained is None or prior is None or "theta" not in likelihood.names:
         return
     if tuple(trained.event_shape) != tuple(prior.event_shape):
         return

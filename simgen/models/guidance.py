@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..krylov import conjugate_gradients
 from .denoiser import Denoiser, level
 
 
@@ -120,35 +121,12 @@ class Inpainting:
             return level(sigma**2 / alpha, x_t) * product
 
         def system(v: Tensor) -> Tensor:
-            return mask * covariance(v) + self.sd**2 * v
+            rows = v.view_as(x_t)
+            return (mask * covariance(rows) + self.sd**2 * rows).flatten(1)
 
         found = mean.detach()
-        weights = _conjugate_gradients(system, mask * (known - found), self.iterations)
-        found = found + covariance(weights)
+        tolerance = torch.finfo(x_t.dtype).eps ** 0.5
+        right = (mask * (known - found)).flatten(1)
+        weights = conjugate_gradients(system, right, tolerance, self.iterations)
+        found = found + covariance(weights.view_as(x_t))
         return torch.where(mask.bool(), known, found) if self.sd == 0 else found
-
-
-def _conjugate_gradients(
-    system: Callable[[Tensor], Tensor], right: Tensor, iterations: int
-) -> Tensor:
-    """Solves a symmetric positive system for each row of the right side (n, *event)."""
-
-    def product(a: Tensor, b: Tensor) -> Tensor:
-        return level((a * b).reshape(len(a), -1).sum(1), a)
-
-    solution, residual, direction = torch.zeros_like(right), right, right
-    norm = product(right, right)
-    enough = norm * torch.finfo(right.dtype).eps
-    for _ in range(iterations):
-        image = system(direction)
-        curvature = product(direction, image)
-        go = (norm > enough) & (curvature > 0)  # a row that is solved stays as it is
-        if not go.any():
-            break
-        length = torch.where(go, norm / curvature, torch.zeros_like(norm))
-        solution = solution + length * direction
-        residual = residual - length * image
-        new = product(residual, residual)
-        direction = torch.where(go, residual + new / norm * direction, direction)
-        norm = torch.where(go, new, norm)
-    return solution

@@ -22,6 +22,7 @@ __all__ = ["LinearGaussian"]
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -76,6 +77,7 @@ class LinearGaussian:
             weights, covariances = prior.log_weights, prior.components.structures
         return cls(means, covariances, weights, forward, adjoint, y, scale, matrix)
 
+    @cached_property
     def factors(self) -> list[Tensor] | None:
         """Cholesky factors of S, one a covariance; None where A is not formed."""
         if self.matrix is None:
@@ -85,18 +87,28 @@ class LinearGaussian:
             torch.linalg.cholesky(self.matrix @ C(self.matrix).mT + unit) for C in self.covariances
         ]
 
-    def evidences(self, factors: list[Tensor]) -> Tensor:
-        """log p(y, component) (k,)."""
+    @cached_property
+    def squares(self) -> Tensor:
+        """Squared distance (k,) of y from what each component predicts, in its own units."""
         residual = self.y - self.forward(self.means)
-        every = factors if len(factors) > 1 else factors * len(residual)
-        white = torch.stack(
-            [
-                torch.linalg.solve_triangular(L, r[:, None], upper=False)[:, 0]
-                for L, r in zip(every, residual)
-            ]
-        )
-        logdet = torch.stack([L.diagonal().log().sum() for L in every])
-        return self.scale - 0.5 * white.square().sum(-1) - logdet + self.log_weights
+        white = [
+            torch.linalg.solve_triangular(L, r[:, None], upper=False)
+            for L, r in zip(self._every, residual)
+        ]
+        return torch.stack([w.square().sum() for w in white])
+
+    @property
+    def evidences(self) -> Tensor:
+        """log p(y, component) (k,)."""
+        logdet = torch.stack([L.diagonal().log().sum() for L in self._every])
+        return self.scale - 0.5 * self.squares - logdet + self.log_weights
+
+    @property
+    def _every(self) -> list[Tensor]:
+        """A factor for each component."""
+        factors = self.factors
+        assert factors is not None
+        return factors if len(factors) > 1 else factors * len(self.means)
 
     def log_evidence(self) -> float:
         """log p(y).
@@ -104,20 +116,19 @@ class LinearGaussian:
         Raises:
             NotImplementedError: If A is too large to be formed.
         """
-        factors = self.factors()
-        if factors is None:
+        if self.factors is None:
             raise NotImplementedError(
                 "the evidence needs the determinant of a matrix that is too large to form here"
             )
-        return float(self.evidences(factors).logsumexp(0))
+        return float(self.evidences.logsumexp(0))
 
     def mean(self) -> Tensor:
         """E[x | y] (d,)."""
-        factors = self.factors()
+        factors = self.factors
         shares = (
             torch.ones(1).to(self.means)
             if factors is None or len(self.means) == 1
-            else (self.evidences(factors).softmax(0))
+            else self.evidences.softmax(0)
         )
         pick = torch.arange(len(self.means))
         moved = self._moved(self.means, self.y - self.forward(self.means), pick, factors)
@@ -125,12 +136,12 @@ class LinearGaussian:
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """n draws (n, d)."""
-        factors = self.factors()
+        factors = self.factors
         pick = torch.zeros(n, dtype=torch.long)
         if len(self.means) > 1:
             if factors is None:
                 raise NotImplementedError("a mixture needs A as a matrix; this one is too large")
-            shares = self.evidences(factors).softmax(0)
+            shares = self.evidences.softmax(0)
             pick = torch.multinomial(shares, n, replacement=True, generator=generator)
         noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
         x = self.means[pick] + self._each(pick, lambda i, rows: self._of(i).root(noise[rows]))

@@ -71,11 +71,13 @@ def effective(log_weights: Tensor) -> float:
 
 
 def systematic(log_weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Indices (n,) of draws by weight: evenly spaced, from one uniform number."""
-    u = torch.rand((), generator=generator, dtype=torch.float64, device=log_weights.device)
-    steps = (torch.arange(n, device=u.device) + u) / n
-    edges = log_weights.double().exp().cumsum(0)
-    return torch.searchsorted(edges / edges[-1], steps).clamp(max=len(log_weights) - 1)
+    """Indices (..., n) of draws by weight (..., m): evenly spaced, from one uniform number."""
+    lead, m = log_weights.shape[:-1], log_weights.shape[-1]
+    device = log_weights.device
+    u = torch.rand(*lead, 1, generator=generator, dtype=torch.float64, device=device)
+    steps = (torch.arange(n, device=device) + u) / n
+    edges = log_weights.double().exp().cumsum(-1)
+    return torch.searchsorted(edges / edges[..., -1:], steps).clamp(max=m - 1)
 
 
 def smc(problem: Problem, n: int, steps: int, generator: torch.Generator) -> Particles:

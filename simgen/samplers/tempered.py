@@ -31,7 +31,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .smc import Particles
+from .smc import Particles, systematic
 
 _ISLANDS = 8
 _HALF = 0.5
@@ -78,7 +78,7 @@ def tempered(
         log_w = (new - power) * likelihood
         evidence = evidence + log_w.logsumexp(1) - math.log(shape[1])
         power = new
-        keep = _systematic(log_w.softmax(1), generator)
+        keep = systematic(log_w.log_softmax(1), log_w.shape[1], generator)
         u = torch.take_along_dim(u, keep[..., None], 1)
         likelihood, prior = (torch.take_along_dim(v, keep, 1) for v in (likelihood, prior))
         u, likelihood, prior = _move(
@@ -127,15 +127,6 @@ def _next(likelihood: Tensor, power: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if least(middle) >= wanted else (low, middle)
     return max(low, power + 1e-12)
-
-
-def _systematic(shares: Tensor, generator: torch.Generator) -> Tensor:
-    """Indices (k, n) of draws by weight, a row of weights (k, n) each."""
-    k, n = shares.shape
-    u = torch.rand(k, 1, generator=generator, dtype=torch.float64, device=shares.device)
-    steps = (torch.arange(n, device=shares.device) + u) / n
-    edges = shares.double().cumsum(1)
-    return torch.searchsorted(edges / edges[:, -1:], steps).clamp(max=n - 1)
 
 
 def _move(
