@@ -58,7 +58,7 @@ def closed_form(question: Question, seen: Instrument, why: str) -> Posterior:
         return Outcome({name: x.view(n, *event)}, evidence=evidence)
 
     if part.matrix is not None:
-        _warn_impossible(float(solved.squares.min()), len(y))
+        _warn_impossible(float(solved.squares.min()) + 2 * (seen.scale - part.scale), len(seen.y))
     return answer(question, run, "closed-form", why, "closed form", 1, lambda: 0, True)
 
 
@@ -69,7 +69,7 @@ def steered(
     name = question.name
     problem = _problem(question, denoiser, seen, gaussian)
     steps = question.steps or _steps(denoiser)
-    _first(problem)
+    _first(problem, seen)
 
     def run(n: int, generator: torch.Generator) -> Outcome:
         found = smc(problem, n, steps, generator)
@@ -92,7 +92,7 @@ def guidance(
     name = question.name
     problem = _problem(question, denoiser, seen, gaussian)
     steps = question.steps or _steps(denoiser)
-    _first(problem)
+    _first(problem, seen)
 
     def run(n: int, generator: torch.Generator) -> Outcome:
         if method == "ancestral":
@@ -256,13 +256,14 @@ def _problem(question: Question, denoiser: Any, seen: Instrument, gaussian: bool
     return Problem(denoiser, part.predict, part.y, part.scale, part.matrix, exact, unit)
 
 
-def _first(problem: Problem) -> None:
+def _first(problem: Problem, seen: Instrument) -> None:
     """Warns of an observation that the prior does not foresee."""
     prior = problem.prior
     x = torch.zeros(1, prior.size, dtype=prior.dtype, device=prior.device)
     known = twist(problem, prior.mean(x, prior.farthest).detach(), prior.farthest)
     white = torch.linalg.solve_triangular(known.factor[0], known.residual.mT, upper=False)
-    _warn_impossible(float(white.square().sum()), len(problem.y))
+    lost = 2 * (seen.scale - problem.scale)
+    _warn_impossible(float(white.square().sum()) + lost, len(seen.y))
 
 
 def _steps(denoiser: Any) -> int:

@@ -44,7 +44,8 @@ from .gaussian import GaussianPrior
 from .models import Diffusion
 from .samplers.ancestral import bridge
 from .samplers.denoising import ClosedForm, Network
-from .samplers.problem import Twist, cholesky, gaussian, inner, levels, seen
+from .samplers.levels import levels
+from .samplers.problem import Twist, cholesky, gaussian, inner, seen
 from .training import fit
 
 log = logging.getLogger("simgen")

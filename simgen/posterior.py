@@ -254,13 +254,15 @@ class Posterior(Distribution):
 
         Arguments:
             y: Another observation than the one inferred from, of the same shape.
-            n: How many draws.
+            n: How many draws, at most: of a sampler, no more than it has kept.
 
         Raises:
             NotImplementedError: If the likelihood is no instrument with a noise.
         """
         if self._misfit is None:
             raise NotImplementedError("chi2 needs a GaussianLikelihood or PoissonLikelihood")
+        if not self._independent:  # particles are drawn from, not run again for more
+            n = min(n, self._count(self.outcome))
         draws = self.sample((n,))
         if not isinstance(draws, dict):
             draws = {next(iter(self._event_shapes)): draws}

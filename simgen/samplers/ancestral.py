@@ -27,7 +27,8 @@ import math
 import torch
 from torch import Tensor
 
-from .problem import Problem, Twist, levels, twist
+from .levels import levels
+from .problem import Problem, Twist, twist
 
 
 def ancestral(problem: Problem, n: int, steps: int, generator: torch.Generator) -> Tensor:
@@ -48,13 +49,18 @@ def start(problem: Problem, n: int) -> Tensor:
 
 
 def bridge(
-    known: Twist, x_t: Tensor, sigma_t: float, sigma_s: float, generator: torch.Generator
+    known: Twist,
+    x_t: Tensor,
+    sigma_t: float,
+    sigma_s: float,
+    generator: torch.Generator,
+    led: Tensor | None = None,
 ) -> Tensor:
-    """A draw of x_s (n, d) given x_t (n, d) and y."""
+    """A draw of x_s (n, d) given x_t (n, d) and y; of rows that are not led, (n,), given x_t."""
     noise, error, fresh = (
         torch.randn(shape, generator=generator, dtype=x_t.dtype, device=x_t.device)
         for shape in (x_t.shape, known.residual.shape, x_t.shape)
     )
     tau = (sigma_s / sigma_t) ** 2
-    x_0 = known.draw(noise, error)
+    x_0 = known.draw(noise, error, led)
     return (1 - tau) * x_0 + tau * x_t + sigma_s * math.sqrt(1 - tau) * fresh

@@ -18,6 +18,7 @@ from __future__ import annotations
 __all__ = ["ClosedForm", "Network"]
 
 import math
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor
 from ..covariance import Covariance, LowRankCovariance, Spectral
 from ..gaussian import GaussianPrior
 from ..row_covariance import JacobianCovariance
+from .levels import Levels
 
 _MATRIX = 32  # dimensions up to which V is a matrix a row
 _FEW = 4  # numbers observed up to which V A^T is by products
@@ -44,6 +46,7 @@ class ClosedForm:
     """
 
     dtype, device = torch.float64, torch.device("cpu")
+    shared = False
 
     def __init__(self, prior: Any) -> None:
         self.prior, self.inside = prior, prior.dtype
@@ -54,6 +57,11 @@ class ClosedForm:
         self.smallest, self.largest = _BELOW * math.sqrt(low), _ABOVE * math.sqrt(high)
         self.farthest = 1e3 * self.largest
         self.evaluations = 0
+
+    @cached_property
+    def levels(self) -> Levels:
+        """Where noise levels belong."""
+        return Levels.of(self)
 
     def mean(self, x_t: Tensor, sigma: float) -> Tensor:
         """E[x_0 | x_t] (n, d)."""
@@ -116,6 +124,11 @@ class Network:
         self._covariance: LowRankCovariance | None = None
         self._found: dict[float, Spectral] = {}
         self._draws: Tensor | None = None
+
+    @cached_property
+    def levels(self) -> Levels:
+        """Where noise levels belong."""
+        return Levels.of(self)
 
     def mean(self, x_t: Tensor, sigma: float) -> Tensor:
         """E[x_0 | x_t] (n, d)."""

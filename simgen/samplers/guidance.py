@@ -42,7 +42,8 @@ import torch
 from torch import Tensor
 
 from .ancestral import start
-from .problem import Problem, along, cholesky, inner, levels, solve, twist
+from .levels import levels
+from .problem import Problem, along, cholesky, inner, solve, twist
 
 Guide = Callable[[Problem, Tensor, float], tuple[Tensor, Tensor]]
 """Of rows x_t (n, d) at a noise level: the mean given y, and what x_s is moved by, (n, d) each."""

@@ -10,44 +10,16 @@ has a Gaussian beside it that guides; its own density has the last word.
 
 from __future__ import annotations
 
-__all__ = ["Problem", "Twist", "levels", "twist"]
+__all__ = ["Problem", "Twist", "twist"]
 
-import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..covariance import Covariance
-
-
-class DenoisingPrior(Protocol):
-    """What a prior has to offer: rows (n, d) of numbers about which noise is white.
-
-    Attributes:
-        size: d.
-        smallest: A noise level below which x_0 is as good as Gaussian.
-        largest: A noise level beside which all of it is as good as Gaussian.
-        farthest: The largest noise level that the denoiser knows.
-        evaluations: How many rows have been denoised.
-    """
-
-    size: int
-    smallest: float
-    largest: float
-    farthest: float
-    evaluations: int
-    dtype: torch.dtype
-    device: torch.device
-
-    def mean(self, x_t: Tensor, sigma: float) -> Tensor:
-        """E[x_0 | x_t] (n, d)."""
-
-    def moments(self, x_t: Tensor, sigma: float) -> tuple[Tensor, Covariance]:
-        """E[x_0 | x_t] (n, d), and Cov[x_0 | x_t] as an operator on rows."""
+from .levels import DenoisingPrior
 
 
 @dataclass(frozen=True)
@@ -125,12 +97,15 @@ class Twist:
         """log N(y; f(mean), S) (n,), without the noise's own scale."""
         return gaussian(self.residual, self.factor)
 
-    def draw(self, noise: Tensor, error: Tensor) -> Tensor:
+    def draw(self, noise: Tensor, error: Tensor, led: Tensor | None = None) -> Tensor:
         """A draw of x_0 given x_t and y, from noise (n, d) and error (n, m), both N(0, I): one
-        without y, then moved by what y says against it (Matheron's rule).
+        without y, then moved by what y says against it (Matheron's rule). Rows that are not led,
+        (n,), are not moved.
         """
         z = self.covariance.root(noise)
         weights = solve(self.factor, self.residual - seen(self.slopes, z) - error)
+        if led is not None:
+            weights = weights * led[:, None]
         return self.mean + z + along(self.spread, weights)
 
     def guided(self) -> Tensor:
@@ -157,18 +132,6 @@ def twist(problem: Problem, x_t: Tensor, sigma: float) -> Twist:
     spread = covariance(slopes)
     residual = problem.y - found
     return Twist(mean, covariance, slopes, spread, cholesky(inner(slopes, spread)), residual)
-
-
-def levels(prior: DenoisingPrior, steps: int) -> list[tuple[float, float]]:
-    """The noise levels between which each step goes: from infinity, by equal factors from above
-    the prior's largest scale to below its finest, to zero.
-    """
-    if steps < 1:
-        raise ValueError(f"steps must be 1 or more; got {steps}")
-    high, low = math.log(prior.largest), math.log(prior.smallest)
-    middle = torch.linspace(high, low, steps - 1, dtype=torch.float64).exp().tolist()
-    grid = [math.inf, *middle, 0.0]
-    return list(itertools.pairwise(grid))
 
 
 def seen(slopes: Tensor, x: Tensor) -> Tensor:

@@ -17,6 +17,17 @@ are resampled systematically when their effective number falls below a half, and
 is unbiased for the evidence under the chain of steps p~, which tends to the prior as the steps
 get finer.
 
+Where the prior is far from Gaussian, a Gaussian's tails are too light: of a mode with little
+weight, x_t often looks like a neighbour's, from where psi sees y as impossible. There a small
+share of the particles is not led by y,
+
+.. math::
+    \psi_t \to (1 - \varepsilon)\, \psi_t + \varepsilon\, c_t, \qquad
+    \tilde p(y \mid x_t, x_s) \to
+    (1 - \varepsilon)\, \tilde p(y \mid x_t, x_s) + \varepsilon\, c_t
+
+with c_t the evidence as known so far: a mixture of the two proposals, weighted as such.
+
 References:
     | Practical and Asymptotically Exact Conditional Sampling in Diffusion Models (Wu et al.,
     | 2023), eqs. 8-11, https://arxiv.org/abs/2306.17775
@@ -30,14 +41,17 @@ __all__ = ["Particles", "smc", "systematic"]
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .ancestral import bridge, start
-from .problem import Problem, Twist, levels, twist
+from .levels import levels
+from .problem import Problem, Twist, twist
 
 _HALF = 0.5
+_UNLED = 0.2  # share of particles that y does not lead
 
 
 @dataclass(frozen=True)
@@ -91,17 +105,24 @@ def smc(problem: Problem, n: int, steps: int, generator: torch.Generator) -> Par
     """
     x, grid = start(problem, n), levels(problem.prior, steps)
     known = twist(problem, x, problem.prior.farthest)
-    log_evidence = float(known.log_prob[0]) + problem.scale
+    log_z = float(known.log_prob[0])
     log_w = x.new_full((n,), -math.log(n))
     family = torch.arange(n, device=x.device)
+    unled = Unled(0.0, log_z)
     for high, low in grid:
-        moved = bridge(known, x, high, low, generator)
-        step, later = weigh(problem, known, x, moved, high, low)
-        total = log_w + step
-        gain = float(total.logsumexp(0))
+        worth = unled.or_else(known.log_prob)
+        u = torch.rand(n, generator=generator, dtype=x.dtype, device=x.device)
+        led = u.log() < unled.rest + known.log_prob - worth
+        moved = bridge(known, x, high, low, generator, led)
+        foreseen = unled.or_else(foresee(known, x, moved, high, low))
+        value, later = appraise(problem, known, moved, low)
+        gain = float((log_w + value - foreseen).logsumexp(0))
         if not math.isfinite(gain):
             raise ValueError("no particle has a finite likelihood: is the observation possible?")
-        log_evidence += gain
+        unled = Unled.at(problem.prior, low, log_z + gain)
+        total = log_w + unled.or_else(value) - foreseen
+        gain = float(total.logsumexp(0))
+        log_z += gain
         log_w = total - gain
         x, known = moved, later
         if low > 0 and effective(log_w) < _HALF * n:
@@ -113,17 +134,50 @@ def smc(problem: Problem, n: int, steps: int, generator: torch.Generator) -> Par
     shares.scatter_add_(0, family, log_w.double().exp())
     variance = float((shares - 1 / n).square().sum())
     families = 1 / float(shares.square().sum())
-    return Particles(x, log_w, log_evidence, math.sqrt(variance), families)
+    return Particles(x, log_w, log_z + problem.scale, math.sqrt(variance), families)
 
 
-def weigh(
-    problem: Problem, known: Twist, x_t: Tensor, x_s: Tensor, high: float, low: float
-) -> tuple[Tensor, Twist]:
-    """The log-weights (n,) of steps from x_t to x_s (n, d), and the twist at x_s."""
+@dataclass(frozen=True)
+class Unled:
+    """The particles that y does not lead.
+
+    Arguments:
+        share: epsilon.
+        worth: log c.
+    """
+
+    share: float
+    worth: float
+
+    @classmethod
+    def at(cls, prior: Any, sigma: float, worth: float) -> Unled:
+        """At a noise level: some where the prior is far from Gaussian."""
+        where = getattr(prior, "levels", None)
+        return cls(_UNLED if where is not None and where.bent(sigma) else 0.0, worth)
+
+    @property
+    def rest(self) -> float:
+        """log(1 - epsilon)."""
+        return math.log1p(-self.share)
+
+    def or_else(self, value: Tensor) -> Tensor:
+        """log((1 - epsilon) e^value + epsilon c) (n,)."""
+        if self.share == 0:
+            return value
+        other = value.new_tensor(math.log(self.share) + self.worth)
+        return torch.logaddexp(self.rest + value, other)
+
+
+def foresee(known: Twist, x_t: Tensor, x_s: Tensor, high: float, low: float) -> Tensor:
+    """log p~(y | x_t, x_s) (n,) of steps from x_t to x_s (n, d)."""
     tau = (low / high) ** 2
-    foreseen = known.foreseen((x_s - tau * x_t) / (1 - tau), low**2 / (1 - tau))
+    return known.foreseen((x_s - tau * x_t) / (1 - tau), low**2 / (1 - tau))
+
+
+def appraise(problem: Problem, known: Twist, x_s: Tensor, low: float) -> tuple[Tensor, Twist]:
+    """What y is worth (n,) at x_s (n, d), and the twist there; in the end the likelihood."""
     if low > 0:
         later = twist(problem, x_s, low)
-        return later.log_prob - foreseen, later
+        return later.log_prob, later
     found = -0.5 * (problem.y - problem.predict(x_s)).square().sum(-1)
-    return found + problem.correction(x_s) - foreseen, known
+    return found + problem.correction(x_s), known

@@ -314,10 +314,26 @@ def test_an_observation_that_the_prior_excludes():
     with pytest.warns(ApproximateWarning, match="far from what the prior predicts"):
         bent = simgen.GaussianLikelihood(lambda x: x[:, :1] + 0.01 * x[:, :1] ** 2, 0.4)
         simgen.infer(gaussian(), bent, torch.tensor([80.0]))
+    twice = torch.cat([A, A])  # two looks at one number, that disagree
+    both = simgen.GaussianLikelihood(lambda x: x @ twice.T.to(x), 0.4)
+    for method in ("auto", "smc"):
+        with pytest.warns(ApproximateWarning, match="far from what the prior predicts"):
+            off = torch.tensor([8.0, -8.0])
+            simgen.infer(gaussian(), both, off, method=method, steps=3).sample(2)
     box = simgen.Prior(a=Uniform(0.0, 1.0))
     wall = lambda y, t: torch.where(t[:, 0] > 2, 0.0, -math.inf)  # noqa: E731
     with pytest.raises(ValueError, match="is the observation possible"):
         simgen.infer(box, wall, torch.tensor(1.0)).sample(3)
+
+
+def test_chi2_does_not_run_a_sampler_again():
+    posterior = simgen.infer(
+        gaussian(), simgen.GaussianLikelihood(A, 0.4), Y, method="smc", steps=5, particles=40
+    )
+    posterior.sample(3)
+    before = posterior.evaluations
+    assert posterior.chi2().shape == (40,) and posterior.chi2(n=7).shape == (7,)
+    assert posterior.evaluations == before
 
 
 def test_shapes_seeds_and_evaluations():

@@ -12,8 +12,9 @@ from simgen.samplers.ancestral import ancestral
 from simgen.samplers.closed_form import LinearGaussian
 from simgen.samplers.denoising import ClosedForm, Network
 from simgen.samplers.guidance import GUIDANCE, guided
-from simgen.samplers.problem import Problem, levels, twist
-from simgen.samplers.smc import effective, smc, systematic
+from simgen.samplers.levels import levels
+from simgen.samplers.problem import Problem, twist
+from simgen.samplers.smc import Unled, effective, smc, systematic
 
 
 def seeded(seed=0):
@@ -215,6 +216,37 @@ def test_the_twist_is_the_evidence_of_a_gaussian_prior_at_every_level():
     mean = float(psi.logsumexp(0)) - math.log(len(psi))
     error = float((psi - mean).exp().std() / math.sqrt(len(psi)))
     assert abs(mean - evidence) < 5 * error and error < 0.1
+
+
+def light(gap=40.0, weight=0.006):
+    """Seen: the middle one of nine components, which has next to no weight."""
+    grid = torch.arange(-1, 2).double()
+    weights = torch.full((9,), (1 - weight) / 8).double()
+    weights[4] = weight
+    unit = torch.eye(2).double()
+    prior = MixturePrior(weights, gap * torch.cartesian_prod(grid, grid), unit)
+    return prior, unit, 0.25, torch.tensor([0.4, -0.3]).double()
+
+
+def test_a_mode_of_little_weight_keeps_its_evidence():
+    """Particles near it often look like a neighbour's, where y seems impossible: some are not
+    led by y. The evidence is unbiased, and its error is told.
+    """
+    question = light()
+    _, evidence = exact(*question)
+    found = [smc(problem(*question), 500, 50, seeded(s)) for s in range(12)]
+    off = torch.tensor([f.log_evidence - evidence for f in found])
+    errors = torch.tensor([f.error for f in found])
+    ratio = off.exp()
+    assert abs(float(ratio.mean()) - 1) < 4 * float(ratio.std()) / math.sqrt(12)
+    assert float((off / errors).square().mean().sqrt()) < 2
+
+
+def test_without_a_share_not_led_nothing_changes():
+    value = torch.tensor([-1.0, -500.0]).double()
+    assert Unled(0.0, 3.0).or_else(value) is value
+    mixed = Unled(0.2, -2.0).or_else(value).exp()
+    torch.testing.assert_close(mixed, 0.8 * value.exp() + 0.2 * math.exp(-2.0))
 
 
 def test_systematic_draws_are_within_one_of_their_share():
