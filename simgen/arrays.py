@@ -15,7 +15,7 @@ from .shard import COLUMNS, DatasetError
 if TYPE_CHECKING:
     from .prior import Prior
 
-SHARD_BYTES, SHARD_ROWS = 16 << 20, 2048
+SHARD_BYTES, SHARD_ROWS = 32 << 20, 2048
 """A shard holds at most so many bytes of fields and so many rows, but at least one block."""
 
 

@@ -63,26 +63,55 @@ def closed_form(question: Question, seen: Instrument, why: str) -> Posterior:
 
 
 def steered(
-    question: Question, denoiser: Any, seen: Instrument, gaussian: bool, why: str
+    question: Question,
+    denoiser: Any,
+    seen: Instrument,
+    gaussian: bool,
+    why: str,
+    give_way: bool = False,
 ) -> Posterior:
-    """Particles steered by a denoiser."""
+    """Particles steered by a denoiser. Those that are worth next to no draws may give way to the
+    same steps, unweighted.
+    """
     name = question.name
     problem = _problem(question, denoiser, seen, gaussian)
     steps = question.steps or _steps(denoiser)
     _first(problem, seen)
+    gave_way = False
 
     def run(n: int, generator: torch.Generator) -> Outcome:
-        found = smc(problem, n, steps, generator)
-        problems = None
-        if found.families < _FAMILIES:
-            problems = (
-                f"its {n} particles are worth {found.families:.1f} independent draws: take more "
-                "(particles=)"
-            )
-        return of_particles(found, {name: denoiser.physical(found.x)}, problems)
+        nonlocal gave_way
+        said = None
+        if not gave_way:
+            found = smc(problem, n, steps, generator)
+            if found.families < min(_FAMILIES, n / 2):
+                said = (
+                    f"its {n} particles are worth {found.families:.1f} independent draws: take "
+                    "more (particles=)"
+                )
+            if said is None or not give_way:
+                return of_particles(found, {name: denoiser.physical(found.x)}, said)
+            said += "; these are draws by the same steps, unweighted"
+            gave_way = True
+        x = ancestral(problem, n, steps, generator)
+        return Outcome({name: denoiser.physical(x)}, problem=said, instead="ancestral")
+
+    def exact(method: str) -> Posterior:
+        if method == "noise-denoise":
+            return noising(question, denoiser, "to correct an approximate answer")
+        raise ValueError("particles are tried already: take more, or reweight('noise-denoise')")
 
     size = _particles(question, denoiser)
-    return answer(question, run, "smc", why, "asymptotic", size, lambda: denoiser.evaluations)
+    return answer(
+        question,
+        run,
+        "smc",
+        why,
+        "asymptotic",
+        size,
+        lambda: denoiser.evaluations,
+        exact=exact if give_way else None,
+    )
 
 
 def guidance(

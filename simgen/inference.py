@@ -137,7 +137,7 @@ def _ways(question: Question, method: str) -> list[Way]:
     """The methods that this prior and likelihood allow, the best first."""
     if not question.single:
         return _joint_ways(question, method)
-    ways = [] if question.iid else _denoising_ways(question)
+    ways = [] if question.iid else _denoising_ways(question, method)
     known = {name for name, _, _ in ways}
     prior = question.prior
     bare = getattr(prior, "noise_shape", None) is None and not hasattr(prior, "log_prob")
@@ -159,7 +159,7 @@ def _denoiser(prior: Any, observed: int) -> Any:
     return Network(prior, observed)
 
 
-def _denoising_ways(question: Question) -> list[Way]:
+def _denoising_ways(question: Question, method: str) -> list[Way]:
     prior = question.prior
     denoiser = _denoiser(prior, sum(y.numel() for y in question.ys))
     if denoiser is None:
@@ -182,7 +182,8 @@ def _denoising_ways(question: Question) -> list[Way]:
             ways.append(("closed-form", why, lambda w: closed_form(question, seen, w)))
     if seen is not None and formed:
         why = "the prior denoises, and the instrument says what noise it has"
-        ways.append(("smc", why, lambda w: steered(question, denoiser, seen, gaussian, w)))
+        free = method == "auto"  # to give way to another
+        ways.append(("smc", why, lambda w: steered(question, denoiser, seen, gaussian, w, free)))
     why = "the prior denoises, and the likelihood is a black box"
     ways.append(("noise-denoise", why, lambda w: noising(question, denoiser, w)))
     if seen is not None and formed:

@@ -59,6 +59,8 @@ class Outcome:
         ess: Effective draws, where the sampler knows better than the weights.
         problem: Why the draws are no answer yet, or None.
         notes: What else the sampler says of itself: acceptance, R-hat, Pareto k ...
+        instead: The approximate method whose draws these are, where the one that was chosen found
+            no answer.
     """
 
     unknowns: dict[str, Tensor]
@@ -67,13 +69,14 @@ class Outcome:
     ess: float | None = None
     problem: str | None = None
     notes: Mapping[str, Any] | None = None
+    instead: str | None = None
 
 
 class Posterior(Distribution):
     """p(unknowns | observed), by the method that `infer` chose.
 
     Attributes:
-        method: Its name.
+        method: Its name; after the first draws, of the one that found them.
         why: Why that one.
         exactness: "closed form"; "asymptotic": exact as particles, steps or draws grow; or
             "approximate": biased in a way that nothing measures.
@@ -143,6 +146,9 @@ class Posterior(Distribution):
                 ApproximateWarning,
                 stacklevel=4,
             )
+        if outcome.instead not in (None, self.method):
+            self.why = f"{self.method!r} found no answer: {outcome.problem}"
+            self.method, self.exactness = outcome.instead, "approximate"
         return outcome
 
     def sample(  # type: ignore[override]

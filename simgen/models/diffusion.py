@@ -63,6 +63,10 @@ class Diffusion:
         sigma_min: Smallest ratio sigma / alpha; by the data unless said.
         sigma_max: Largest, likewise.
         probes: Vectors for the divergence in log_prob, for more than 16 numbers.
+        affine: Whether the target is only shifted and scaled before it is learned. Unless said,
+            bounds are kept and what spans decades goes through asinh; an instrument that is linear
+            in the target is linear in the model's space, which `infer` is fast with, only if it
+            is.
     """
 
     process: str = "vp-cosine"
@@ -84,6 +88,7 @@ class Diffusion:
     sigma_min: float | None = None
     sigma_max: float | None = None
     probes: int = 4
+    affine: bool = False
 
     def __post_init__(self) -> None:
         choices = {

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["LinearDiffusion", "learned"]
+__all__ = ["learned"]
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +14,6 @@ import torch
 import simgen
 
 from .network import WienerUNet
-
-
-@dataclass(frozen=True)
-class LinearDiffusion(simgen.Diffusion):
-    """A diffusion model whose own space is linear in the image: by default brightness that spans
-    decades is learned through asinh, in which no lens is linear.
-    """
-
-    affine: ClassVar[bool] = True
 
 
 def learned(
@@ -49,13 +39,15 @@ def learned(
         return simgen.load(
             path,
             modules={"network": WienerUNet(pixels, **network)},
-            families=[LinearDiffusion],
         )
     with tempfile.TemporaryDirectory() as folder:
         dataset = simgen.simulate(simulator, rows, Path(folder) / "images", seed=seed)
         images = torch.as_tensor(np.asarray(dataset.train.read(["x"])["x"]))
-        model = LinearDiffusion(
-            network=WienerUNet.of(images, **network), noise_location=0.5, noise_spread=1.5
+        model = simgen.Diffusion(
+            network=WienerUNet.of(images, **network),
+            noise_location=0.5,
+            noise_spread=1.5,
+            affine=True,  # brightness spans decades; in asinh of it no lens is linear
         )
         prior = simgen.fit("x", dataset, model, budget=budget, learning_rate=2e-3, seed=seed)
     if path is not None:

@@ -501,3 +501,54 @@ def test_learned_priors(learned, family, method):
     if method == "smc":
         value, error = posterior.log_evidence()
         assert abs(value - evidence) < 0.2 + 4 * error
+
+
+@pytest.mark.parametrize("method", ["auto", "smc"])
+def test_particles_worth_nothing_give_way_unless_asked_for(method):
+    """Of 60 numbers seen sharply through the wrong covariance one particle is left."""
+    d = 60
+    truth = GaussianPrior(torch.zeros(d).double(), torch.eye(d).double())
+
+    class Wrong:
+        event_shape = torch.Size((d,))
+
+        def sample(self, shape):
+            return 1.5 * truth.sample(shape)
+
+        def denoise(self, x_t, alpha, sigma):
+            wave = 0.3 * math.exp(-float(sigma))
+            return truth.denoise(x_t, alpha, sigma) + wave * torch.sin(5 * x_t)
+
+    A = torch.randn(40, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.manual_seed(0)
+    y = A @ truth.sample() + 0.05 * torch.randn(40).double()
+    question = (Wrong(), simgen.GaussianLikelihood(A, 0.05), y)
+    posterior = simgen.infer(*question, method=method, particles=64, steps=8)
+    with pytest.warns(ApproximateWarning, match="independent draws"):
+        posterior.sample(64)
+    if method == "smc":
+        assert (posterior.method, posterior.exactness) == ("smc", "asymptotic")
+        assert posterior.ess < 32
+    else:
+        assert (posterior.method, posterior.exactness) == ("ancestral", "approximate")
+        assert "'smc' found no answer" in posterior.why and posterior.ess == 64
+        with pytest.raises(NotImplementedError):
+            posterior.log_evidence()
+        with pytest.warns(ApproximateWarning, match="approximate"):
+            assert posterior.sample(80).shape == (80, d)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_prior_that_stays_affine_keeps_instruments_linear(affine, tmp_path):
+    """Brightness over four decades: in asinh of it, or in its logarithm, no sum is linear."""
+    x = torch.exp(3 * torch.randn(400, 1, 4, 4, generator=torch.Generator().manual_seed(0)))
+    field = simgen.Field((1, 4, 4), layout="image", support=(0.0, math.inf))
+    dataset = simgen.Dataset.create(tmp_path / "sky", x=x.numpy(), declared={"x": field})
+    model = simgen.Diffusion(affine=affine, hidden=8, blocks=1)
+    prior = simgen.fit("x", dataset, model, max_epochs=1, progress=False)
+    prior.save(tmp_path / "prior.safetensors")
+    q = simgen.load(tmp_path / "prior.safetensors")()
+    a, b = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(1)) / 10
+    middle = (q.to_physical(a) + q.to_physical(b)) / 2
+    straight = torch.allclose(q.to_physical((a + b) / 2), middle, rtol=1e-5)
+    assert straight is affine

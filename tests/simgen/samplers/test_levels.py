@@ -16,7 +16,9 @@ def two(gap):
 
 
 def test_a_gaussian_has_levels_of_equal_factors():
-    prior = ClosedForm(GaussianPrior(torch.zeros(3).double(), torch.diag(torch.tensor([1.0, 4, 9]))))
+    prior = ClosedForm(
+        GaussianPrior(torch.zeros(3).double(), torch.diag(torch.tensor([1.0, 4, 9])))
+    )
     chosen = torch.tensor(prior.levels.choose(9))
     ratios = chosen[1:] / chosen[:-1]
     torch.testing.assert_close(ratios, ratios[:1].expand(8))
@@ -30,7 +32,9 @@ def test_a_mixture_has_most_levels_where_its_components_part(gap):
     prior = two(gap)
     chosen = torch.tensor(prior.levels.choose(200))
     assert (chosen.diff() < 0).all()
-    assert chosen[0] == pytest.approx(prior.largest) and chosen[-1] == pytest.approx(prior.smallest)
+    assert chosen[0] == pytest.approx(prior.largest) and chosen[-1] == pytest.approx(
+        prior.smallest
+    )
     middle = ((chosen > gap / 10) & (chosen < gap)).double().mean()
     even = math.log(10) / math.log(prior.largest / prior.smallest)
     assert middle > 1.4 * even
