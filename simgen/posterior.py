@@ -19,11 +19,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from .samplers.smc import effective, systematic
+
+_DRAWS = 23  # purpose of a random stream
 
 
 class ApproximateWarning(UserWarning):
@@ -111,7 +114,7 @@ class Posterior(Distribution):
         self._size, self._log_joint, self._misfit = size, log_joint, misfit
         self._evaluations, self._event_shapes = evaluations, dict(event_shapes)
         self._support, self._dtype, self._independent = support, dtype, independent
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = _stream(seed)
         self._exact = exact
         self._outcome: Outcome | None = None
         for key, value in (columns or {}).items():
@@ -164,7 +167,7 @@ class Posterior(Distribution):
         """
         shape = torch.Size([sample_shape] if isinstance(sample_shape, int) else sample_shape)
         n = shape.numel()
-        generator = self._generator if seed is None else torch.Generator().manual_seed(seed)
+        generator = self._generator if seed is None else _stream(seed)
         if self._independent:
             found = self._run(n, generator) if n else self.outcome
             draws = self._shaped(found.unknowns, shape) if n else self._none(shape)
@@ -304,6 +307,14 @@ class Posterior(Distribution):
     def __repr__(self) -> str:
         names = ", ".join(f"{k} {tuple(v)}" for k, v in self._event_shapes.items())
         return f"Posterior of {names} by {self.method} ({self.exactness}): {self.why}"
+
+
+def _stream(seed: int) -> torch.Generator:
+    """Random numbers of a seed that no generator of the user's with the same seed gives: an
+    instrument drawn from one would look like the prior's draws.
+    """
+    state = np.random.SeedSequence(seed, spawn_key=(_DRAWS,)).generate_state(2)
+    return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
 
 
 def mixed(parts: Sequence[Posterior]) -> Posterior:

@@ -326,6 +326,17 @@ def test_an_observation_that_the_prior_excludes():
         simgen.infer(box, wall, torch.tensor(1.0)).sample(3)
 
 
+def test_a_seed_of_the_users_is_no_seed_of_draws():
+    """An instrument drawn with the seed of the draws must not look like them."""
+    d = 64
+    A = torch.randn(16, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    prior = GaussianPrior(torch.zeros(d).double(), torch.eye(d).double())
+    posterior = simgen.infer(prior, simgen.GaussianLikelihood(A, 10.0), torch.zeros(16), seed=0)
+    for draws in (posterior.sample(16), posterior.sample(16, seed=0)):
+        alike = torch.nn.functional.cosine_similarity(draws[:, None], A[None], dim=-1)
+        assert float(alike.abs().max()) < 6 / math.sqrt(d)
+
+
 def test_chi2_does_not_run_a_sampler_again():
     posterior = simgen.infer(
         gaussian(), simgen.GaussianLikelihood(A, 0.4), Y, method="smc", steps=5, particles=40
