@@ -22,6 +22,7 @@ _WHERE = {
     "Dataset": "dataset",
     "DatasetError": "dataset",
     "simulate": "simulation",
+    "sequential": "sequence",
     "Flow": "models",
     "VAE": "models",
     "HierarchicalVAE": "models",
@@ -36,6 +37,10 @@ _WHERE = {
     "LowRankCovariance": "covariance",
     "GaussianLikelihood": "likelihood",
     "PoissonLikelihood": "likelihood",
+    "PosteriorLikelihood": "events",
+    "ExtendedLikelihood": "extended",
+    "Efficiency": "efficiency",
+    "random_lengths": "events_lengths",
     "Posterior": "posterior",
     "infer": "inference",
     "fit_prior": "em",
@@ -46,13 +51,40 @@ _WHERE = {
     "Verdict": "calibration",
     "calibrate": "calibration",
     "check_observation": "typicality",
+    "CalibratedTest": "frequentist",
+    "ConfidenceSet": "frequentist",
+    "Coverage": "frequentist",
+    "Fisher": "frequentist",
+    "Maximum": "frequentist",
+    "Mode": "frequentist",
+    "Profile": "frequentist",
+    "calibrate_test": "frequentist",
+    "check_coverage": "frequentist",
+    "confidence_set": "frequentist",
+    "fisher_information": "frequentist",
+    "maximum_a_posteriori": "frequentist",
+    "maximum_likelihood": "frequentist",
+    "profile": "frequentist",
     "posterior_predictive": "predictive_check",
+    "cross_check": "agreement",
+    "pool": "pooling",
+    "with_prior": "reweighting",
+    "sliced": "slices",
+    "marginal": "slices",
+    "compare": "model_comparison",
+    "fit_models": "model_choice",
+    "load_models": "model_choice",
+    "learning_curve": "learning",
+    "LearningCurve": "learning",
     "report": "reporting",
 }
+
+_SUBMODULES = ("missing", "networks", "operators")
 
 __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
+    from .agreement import cross_check
     from .calibration import Verdict, calibrate
     from .command import CommandSimulator
     from .conditional import Conditional, load
@@ -63,26 +95,55 @@ if TYPE_CHECKING:
         LowRankCovariance,
     )
     from .dataset import Dataset, DatasetError
+    from .efficiency import Efficiency
     from .em import fit_prior
+    from .events import PosteriorLikelihood
+    from .events_lengths import random_lengths
+    from .extended import ExtendedLikelihood
     from .field import Field
     from .forward import Simulator, simulator
+    from .frequentist import (
+        CalibratedTest,
+        ConfidenceSet,
+        Coverage,
+        Fisher,
+        Maximum,
+        Mode,
+        Profile,
+        calibrate_test,
+        check_coverage,
+        confidence_set,
+        fisher_information,
+        maximum_a_posteriori,
+        maximum_likelihood,
+        profile,
+    )
     from .gaussian import GaussianPrior, MixturePrior
     from .inference import infer
+    from .learning import LearningCurve, learning_curve
     from .likelihood import GaussianLikelihood, PoissonLikelihood
+    from .model_choice import fit_models, load_models
+    from .model_comparison import compare
     from .models import VAE, Diffusion, Ensemble, Flow, HierarchicalVAE, LatentDiffusion
+    from .pooling import pool
     from .posterior import Posterior
     from .predictive_check import posterior_predictive
     from .prior import Prior
     from .program import CommandError
     from .reporting import report
+    from .reweighting import with_prior
     from .samples import Samples
+    from .sequence import sequential
     from .simulation import simulate
+    from .slices import marginal, sliced
     from .training import fit
     from .typicality import check_observation
 
 
 def __getattr__(name: str) -> Any:
     """Loads a public name from its module on first use: importing simgen loads no torch."""
+    if name in _SUBMODULES:
+        return importlib.import_module(f".{name}", __name__)
     if name not in _WHERE:
         raise AttributeError(f"module 'simgen' has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
@@ -91,4 +152,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_SUBMODULES])

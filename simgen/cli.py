@@ -183,6 +183,55 @@ def fit_(
     )
 
 
+@app.command("sequential")
+def sequential_(
+    name: Name,
+    n: Annotated[int, typer.Option("-n", "--rows", help="Rows of each round.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The posterior.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="The dataset of all rounds.")],
+    given: Given = None,
+    rounds: Annotated[int, typer.Option(help="How many, that from the prior included.")] = 4,
+    model: Annotated[str, typer.Option(help="flow, vae, diffusion or latent.")] = "flow",
+    chosen: Settings = None,
+    workers: Workers = 1,
+    seed: Seed = 0,
+    max_epochs: Annotated[int | None, typer.Option(help="Passes over the rows.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Wall time of each fit: 90s, 10min.")] = None,
+) -> None:
+    """Learn one observation's posterior in rounds of simulations; run again, resume.
+
+    --set is of the simulator.
+    """
+    from . import arguments
+    from .inspection import Section
+    from .observation import read_observation
+    from .sequence import outline, sequential
+
+    simulator = arguments.simulator(name, arguments.settings(chosen or []))
+    family = arguments.family(model, {}, 1)
+    observed = read_observation(given or [], outline(simulator))
+    _writable(out)
+    with again():
+        posterior = sequential(
+            simulator,
+            observed.given,
+            n,
+            data,
+            rounds=rounds,
+            model=family,
+            seed=seed,
+            workers=workers,
+            max_epochs=max_epochs,
+            budget=budget,
+        )
+    posterior.save(out)
+    table = posterior.provenance["rounds"]
+    rows = [
+        tuple(f"{v:.4g}" if isinstance(v, float) else str(v) for v in r.values()) for r in table
+    ]
+    show([Section(f"{out}: {posterior.expression} in rounds", tuple(table[0]), rows)])
+
+
 @app.command("sample")
 def sample_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The model.")],
@@ -221,6 +270,10 @@ def calibrate_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The model.")],
     data: Annotated[Path, typer.Argument(metavar="DIR", help="Simulations it has not seen.")],
     n: Annotated[int, typer.Option("-n", "--pairs", help="The most pairs to use.")] = 1000,
+    near: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OBS", help="Judge pairs like this observation by themselves too."),
+    ] = None,
     seed: Seed = 0,
     store: Annotated[bool, typer.Option(help="Keep the verdict in the model's file.")] = True,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if it fails.")] = False,
@@ -229,9 +282,11 @@ def calibrate_(
     from .calibration import calibrate
     from .conditional import load
     from .dataset import Dataset
+    from .observation import read_observation
 
     conditional = load(file)
-    verdict = calibrate(conditional, Dataset(data), n=n, seed=seed)
+    row = read_observation(near, conditional).given if near else None
+    verdict = calibrate(conditional, Dataset(data), n=n, seed=seed, near=row)
     if store:
         conditional.save(file, verdict=verdict)
     display(verdict)

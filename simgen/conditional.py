@@ -12,7 +12,7 @@ import copy
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .conditioning import condition
 from .distribution import CHUNK, ConditionalDistribution
+from .exports import optional
 from .field import Field
 from .models import FAMILIES
 from .models.base import Given
@@ -28,7 +29,11 @@ from .networks import build
 from .pipeline import Pipeline
 from .prior import Prior
 from .tensors import read_header, read_tensors, write_tensors
+from .truncation import TruncatedPrior
 from .typicality import Typicality, doubt
+
+if TYPE_CHECKING:
+    from .log_density import LogDensity
 
 log = logging.getLogger("simgen")
 
@@ -142,9 +147,11 @@ class Conditional:
             if found is not None and found.suspect:
                 log.warning("%s of %s", self.expression, found.warning)
         columns = {k: self._columns(k) for k in ("names", "labels", "units")}
-        return ConditionalDistribution(
+        q = ConditionalDistribution(
             self.pipeline, context, batch, columns, device or torch.device("cpu")
         )
+        q.conditional, q.observed = self, {**dict(zip(self.given, values)), **named}
+        return q
 
     def _inputs(
         self, values: Sequence[Any], named: Mapping[str, Any]
@@ -214,8 +221,10 @@ class Conditional:
                     f"field {name!r} must have shape ({wanted}) as in training; "
                     f"got {tuple(value.shape)}"
                 )
-            if value.isinf().any() or (value.isnan().any() and not self.pipeline.partial):
-                raise ValueError(f"field {name!r} holds NaN or infinite values")
+            gaps = bool(value.isnan().any())
+            if value.isinf().any() or (gaps and not self.pipeline.given_field(name).partial):
+                advice = ": a model fitted with mask= takes NaN as not observed" if gaps else ""
+                raise ValueError(f"field {name!r} holds NaN or infinite values{advice}")
             batches.append(value.shape[:axes])
             if short and (name in lengths or found != event or self._variable(name)):
                 length = torch.as_tensor(lengths.get(name, found[0]), device=device)
@@ -274,6 +283,50 @@ class Conditional:
         }
         write_tensors(path, {**pipeline.state_dict(), **tensors}, header)
 
+    def log_likelihood(
+        self,
+        x: Any,
+        *,
+        iid: bool = False,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        **fixed: Any,
+    ) -> LogDensity:
+        """log p(x | theta) of a fitted "x | theta" as a function of theta, with its gradient, by
+        NumPy: for emcee, Cobaya, NumPyro, SciPy; `.with_prior()` adds log p(theta).
+
+        Arguments:
+            x: What was observed, (*event), or (events, *event) with `iid`.
+            iid: Whether x is a set of independent events.
+            bounds: Where to trust the surrogate, by the name of a parameter: -inf outside; unless
+                said, the support of the prior that it was trained with.
+            **fixed: Values of given fields that are no parameters here.
+
+        Raises:
+            ValueError: If x has another shape than in training or is not finite, a given field is
+                no vector, or it is not known where the surrogate was trained.
+            NotImplementedError: If the family has no density.
+        """
+        from .log_density import surrogate_density
+
+        return surrogate_density(self, x, iid=iid, bounds=bounds, fixed=fixed)
+
+    def to_sbi(self, prior: Any = None) -> Any:
+        """The model as sbi has them: a posterior of "theta | x", a ConditionalDensityEstimator of
+        "x | theta"; the network is shared, not copied.
+
+        Arguments:
+            prior: Of the posterior's parameters, where the model does not know it: some of sbi's
+                tools ask for one.
+
+        Raises:
+            ImportError: If sbi is not installed.
+            ValueError: If nothing is given, or what is given is no vector or single array.
+        """
+        optional("sbi", "to_sbi")
+        from .sbi_models import to_sbi
+
+        return to_sbi(self, prior)
+
     def __repr__(self) -> str:
         return f"Conditional({self.expression!r}, {self.family})"
 
@@ -326,8 +379,11 @@ def load(
     tensors = {k: v for k, v in stored.items() if not k.startswith("typicality:")}
     pipeline = Pipeline.from_config(header, embedding, tensors["target.constant"]).attach(family)
     fill(pipeline, tensors, os.fspath(path))
-    if prior is None and header["prior"] is not None and "factors" in header["prior"]:
-        prior = Prior.from_dict(header["prior"])
+    known_prior = header["prior"] or {}
+    if prior is None and "factors" in known_prior:
+        prior = Prior.from_dict(known_prior)
+    elif prior is not None and known_prior.get("truncation") is not None:
+        prior = TruncatedPrior.of_rounds(prior, known_prior["truncation"])
     conditional = Conditional(pipeline, family, prior, header["history"], header["provenance"])
     if header.get("condition") is not None:
         conditional = conditional.condition(header["condition"])

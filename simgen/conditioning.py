@@ -28,9 +28,15 @@ class GivenColumns(nn.Module):
         target: The joint preprocessing of the field's columns.
     """
 
+    partial = True
+
     def __init__(self, target: Target) -> None:
         super().__init__()
         self.target = target
+
+    def values(self, z: Tensor) -> Tensor:
+        """The values alone: all there is."""
+        return z
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """Standardised columns that vary (n, k)."""
@@ -76,9 +82,7 @@ def condition(pipeline: Pipeline, expression: str) -> Pipeline:
     for head in pipeline.heads:
         heads.append(Head(parsed, {}))
         heads[-1].model = head.model.condition(*sides)
-    part = Pipeline(parsed, fields, target, given, heads)
-    part.partial = True
-    return part.to(pipeline.device)
+    return Pipeline(parsed, fields, target, given, heads).to(pipeline.device)
 
 
 def _columns(name: str, fields: Mapping[str, Field]) -> list[int]:

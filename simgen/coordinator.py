@@ -65,6 +65,8 @@ class Options:
     timeout: float | None
     keep: tuple[str, ...] | None
     check: bool
+    proposal: Any = None
+    quantile: float = 1e-4
 
 
 @dataclass
@@ -123,25 +125,33 @@ class Coordinator:
         self.missing: deque[Segment] = deque()
         self.position: int | None = None
         self.layout: dict[str, tuple[tuple[int, ...], str]] | None = None
-        self._drawn: dict[int, np.ndarray] = {}
+        self.rounds: list[dict[str, Any]] = []  # until the manifest is known, of one
+        self._drawn: dict[tuple[int, int], np.ndarray] = {}
+        self._priors: dict[int, Any] = {}
 
     def prepare(self) -> None:
         """Opens or creates the dataset, checks and extends it, lists what is missing."""
         self.clean()
         if (self.directory / FILE).exists():
             self.manifest = Manifest.load(self.directory)
+            self.rounds = self.manifest.rounds
             self._compare()
             if self.options.check:
                 self._repeat()
+        elif self.options.proposal is not None:
+            raise DatasetError(
+                f"there is no dataset at {self.directory}: a proposal appends a round to one, so "
+                "simulate without it first"
+            )
         else:
             self._create()
         with Lock(self.directory / ".plan.lock", wait=60.0):
-            manifest = Manifest.load(self.directory).extended(self.n)
+            manifest = self._planned(Manifest.load(self.directory))
             if manifest.rows != self.manifest.rows:
                 manifest.save(self.directory)
             if not index_fits(self.directory, manifest):
                 write_index(self.directory, manifest)
-        self.manifest = manifest
+        self.manifest, self.rounds = manifest, manifest.rounds
         self.layout = {
             k: (f.shape, f.dtype or "float32") for k, f in manifest.fields.items() if k != "theta"
         }
@@ -158,6 +168,16 @@ class Coordinator:
         self.firsts = [segment.first for segment in planned]
         self.planned = planned
         self.left = sum(segment.rows for segment in self.missing)
+
+    def _planned(self, manifest: Manifest) -> Manifest:
+        """The manifest with all rows that are asked for, in a new round if one is proposed."""
+        o = self.options
+        if o.proposal is None:
+            return manifest.extended(self.n)
+        from .rounds import add_round
+
+        prior = self.simulator.prior
+        return add_round(manifest, self.directory, prior, o.proposal, self.n, o.quantile)
 
     def clean(self) -> None:
         """Removes what killed processes left behind, and our workers' probes."""
@@ -227,11 +247,13 @@ class Coordinator:
         """
         o, batched, block = self.options, self.simulator.batched, self.block
         few = _TRIES * block if batched else _FEW
-        most = min(self.n, few if np.isinf(o.limit) else max(few, o.limit))
+        end = self.rounds[1]["first"] if len(self.rounds) > 1 else self.n
+        end = min(self.n, end)
+        most = min(end, few if np.isinf(o.limit) else max(few, o.limit))
         first: Failure | None = None
         start = 0
         while start < most:
-            stop = min(start + block, self.n)
+            stop = min(start + block, end)
             middle = stop if start or batched else min(_FEW, stop)
             result = join(outcomes := self._outcomes(start, middle))
             if middle < stop and ((result.status == GOOD).any() or middle < most):
@@ -275,27 +297,44 @@ class Coordinator:
 
     # parameters and tasks
 
-    def _theta(self, start: int, stop: int) -> np.ndarray:
-        """Parameters of rows start ... stop - 1, float32 (rows, d)."""
+    def _round(self, row: int) -> int:
+        """The round that a row belongs to."""
+        firsts = [entry["first"] for entry in self.rounds]
+        return max(0, bisect_right(firsts, row) - 1)
+
+    def _theta(self, start: int, stop: int, round: int | None = None) -> np.ndarray:
+        """Parameters of rows start ... stop - 1, float32 (rows, d); of the first row's round."""
+        round = self._round(start) if round is None else round
         first, last = start // self.block, -(-stop // self.block)
-        blocks = np.concatenate([self._draw(b) for b in range(first, last)])
+        blocks = np.concatenate([self._draw(b, round) for b in range(first, last)])
         return blocks[start - first * self.block : stop - first * self.block]
 
-    def _draw(self, b: int) -> np.ndarray:
-        if b not in self._drawn:
+    def _draw(self, b: int, round: int) -> np.ndarray:
+        key = (b, round)
+        if key not in self._drawn:
             if len(self._drawn) >= _BLOCKS:
                 self._drawn.pop(next(iter(self._drawn)))
-            self._drawn[b] = draw_theta(self.simulator.prior, self.seed, b, self.block)
-        return self._drawn[b]
+            self._drawn[key] = draw_theta(self._prior(round), self.seed, b, self.block, round)
+        return self._drawn[key]
+
+    def _prior(self, round: int) -> Any:
+        """What a round draws its parameters from."""
+        if round and round not in self._priors:
+            from .rounds import truncated
+
+            rounds = self.rounds[: round + 1]
+            self._priors[round] = truncated(self.simulator.prior, self.directory, rounds)  # type: ignore[arg-type]
+        return self._priors[round] if round else self.simulator.prior
 
     def _task(self, start: int, stop: int, whole: bool = False) -> Task:
         low, high = start, stop
         if self.simulator.batched:
             low, high = start // self.block * self.block, -(-stop // self.block) * self.block
+        round = self._round(start)
         return Task(
             start,
             stop,
-            self._theta(low, high),
+            self._theta(low, high, round),
             self.seed,
             self.block,
             layout=self.layout,
@@ -305,6 +344,7 @@ class Coordinator:
             stored=self.simulator.prior is not None,
             seen=self.seen,
             token=self.token,
+            round=round,
         )
 
     def _following(self) -> Task | None:
@@ -445,7 +485,9 @@ class Coordinator:
             self.writes.remove(write)
             write.result()
         self.writes.add(
-            self.writer.submit(write_shard, self.directory, first, columns, status, failures)
+            self.writer.submit(
+                write_shard, self.directory, first, columns, status, failures, self._round(first)
+            )
         )
 
     def _flush(self) -> None:
@@ -462,10 +504,16 @@ class Coordinator:
         return f"kept {rows} of {self.n} rows in {self.directory}"
 
 
-def draw_theta(prior: Any, seed: int, b: int, block: int) -> np.ndarray:
-    """Block b of parameters, float32 (block, d); without a prior, d = 0."""
+def draw_theta(prior: Any, seed: int, b: int, block: int, round: int = 0) -> np.ndarray:
+    """Block b of parameters, float32 (block, d); without a prior, d = 0.
+
+    Of a later round the prior is truncated: the stream (seed, 0, b, round) is then tried until
+    the block is full.
+    """
     if prior is None:
         return np.empty((block, 0), dtype=np.float32)
+    if round:
+        return prior.draw(block, seed, (THETA, b, round)).numpy()
     from .bijection import inside
 
     state = np.random.SeedSequence(seed, spawn_key=(THETA, b)).generate_state(1, np.uint64)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 __all__ = ["Column", "Dataset", "DatasetError", "Failure", "View"]
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -96,6 +97,8 @@ class Dataset:
         self.path = Path(path)
         self.split = _checked_split(split)
         self._prior = prior
+        self.chosen: np.ndarray | None = None  # rows to use, where not all are: see `rounds`
+        self.truncation: dict[str, Any] | None = None  # of the prior that these rows follow
         if not self.path.exists():
             raise DatasetError(f"there is no dataset at {self.path}")
         if self.path.is_file() or _is_foreign(self.path):
@@ -312,8 +315,12 @@ class Dataset:
     def _side(self, i: int) -> View:
         ends = np.concatenate([[0.0], np.cumsum(self.split).round(12)])
         chosen = (self._position >= ends[i]) & (self._position < ends[i + 1])
-        rows = np.flatnonzero(chosen & (self.status == GOOD))
-        return View(self, ("train", "validation", "test")[i], rows)
+        return View(self, ("train", "validation", "test")[i], self._good_rows(chosen))
+
+    def _good_rows(self, chosen: np.ndarray | bool = True) -> np.ndarray:
+        """Numbers of the good rows among those that are chosen."""
+        wanted = True if self.chosen is None else self.chosen
+        return np.flatnonzero(chosen & (self.status == GOOD) & wanted)
 
     @cached_property
     def train(self) -> View:
@@ -333,7 +340,7 @@ class Dataset:
     @cached_property
     def good(self) -> View:
         """All good rows."""
-        return View(self, "good", np.flatnonzero(self.status == GOOD))
+        return View(self, "good", self._good_rows())
 
     @property
     def failures(self) -> Failures:
@@ -395,6 +402,11 @@ class Dataset:
         return None if stored is None else list(stored["bijection"])
 
     @property
+    def rounds(self) -> list[dict[str, Any]]:
+        """First row, observation and proposal of each round; the first round follows the prior."""
+        return [] if self.manifest is None else self.manifest.rounds
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Where the rows come from: simulator, settings, seed, versions ... as JSON values."""
         out: dict[str, Any] = {
@@ -428,7 +440,10 @@ class Dataset:
                 problems.append(f"{path.name} is missing: rows {first} to {first + count - 1}")
             else:
                 problems += verify_shard(path, first, count, self.manifest.fields, self.identity)
-        problems += strangers(self.path, [segment.path.name for segment in layout])
+        proposals = [entry["proposal"] for entry in self.manifest.rounds[1:]]
+        problems += _damaged_regions(self.path, proposals)
+        planned = [segment.path.name for segment in layout]
+        problems += strangers(self.path, [*planned, *(p["file"] for p in proposals)])
         if not _is_consistent(self.manifest):
             problems.append("dataset.json is damaged: its identity is of other contents")
         if not index_fits(self.path, self.manifest):
@@ -453,6 +468,18 @@ def write_error(path: Path, error: OSError, kept: str = "nothing is lost") -> Da
             f"the disk of {path} is full ({kept}): free some space and run the same command again"
         )
     return DatasetError(f"{path} cannot be written: {error} ({kept})")
+
+
+def _damaged_regions(path: Path, proposals: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is wrong with the files that say where rounds were simulated."""
+    problems = []
+    for proposal in proposals:
+        file = path / proposal["file"]
+        if not file.is_file():
+            problems.append(f"{file.name} is missing: it says where a round was simulated")
+        elif hashlib.sha256(file.read_bytes()).hexdigest() != proposal["sha256"]:
+            problems.append(f"{file.name} is damaged: it is not what was written")
+    return problems
 
 
 def _is_consistent(manifest: Manifest) -> bool:

@@ -36,8 +36,11 @@ class ConditionalDistribution(Distribution):
         names, labels, units: Of the target's columns.
         density: How log_prob is known: "exact", "bound", "ode" or None.
         noise_shape: Shape of one draw's noise, which `transport` maps; None for an ensemble.
+        conditional, observed: What was called, and with which given values by name.
     """
 
+    conditional: Any = None
+    observed: Mapping[str, Any] | None = None
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(

@@ -96,11 +96,22 @@ def _dataset(path: Path) -> list[Section]:
         ("size", f"{size / 1e6:.1f} MB"),
         ("created", f"{about['created']}, {_versions(about['versions'])}"),
     ]
-    rounds = about["rounds"]
-    if len(rounds) > 1:
-        facts.append(("rounds", ", ".join(str(r["first"]) for r in rounds)))
     stored = {k: dataset.fields[k] for k in dataset.stored}
-    return [Section(f"dataset {path}", FACTS, facts), _fields(stored)]
+    sections = [Section(f"dataset {path}", FACTS, facts), _fields(stored)]
+    return [*sections, _rounds(dataset)] if len(dataset.rounds) > 1 else sections
+
+
+def _rounds(dataset: Dataset) -> Section:
+    """Where each round of simulations was."""
+    ends = [*(entry["first"] for entry in dataset.rounds[1:]), len(dataset)]
+    rows = []
+    for k, (entry, end) in enumerate(zip(dataset.rounds, ends)):
+        p = entry["proposal"]
+        where = ("1", "", "") if p is None else (f"{p['volume']:.3g}", p["origin"], p["file"])
+        rows.append((str(k), str(entry["first"]), str(max(0, end - entry["first"])), *where))
+    seen = json.dumps(dataset.rounds[1]["observation"])
+    header = ("round", "first row", "rows", "share of the prior", "drawn from", "region")
+    return Section(f"rounds for {seen[:100]}{'...' * (len(seen) > 100)}", header, rows)
 
 
 def _progress(dataset: Dataset) -> list[tuple[str, str]]:
@@ -210,7 +221,8 @@ def _model(path: Path) -> list[Section]:
         ("verdict", _verdict(header["verdict"])),
     ]
     fields = {k: Field.from_dict(v) for k, v in header["fields"].items()}
-    return [Section(f"model {path}", FACTS, facts), _fields(fields)]
+    sections = [Section(f"model {path}", FACTS, facts), _fields(fields)]
+    return sections if header["verdict"] is None else [*sections, _checks(header["verdict"])]
 
 
 def _training(about: Mapping[str, Any]) -> str:
@@ -228,6 +240,19 @@ def _verdict(values: Mapping[str, Any] | None) -> str:
     from .calibration import Verdict
 
     return Verdict.from_dict(values).headline
+
+
+def _checks(values: Mapping[str, Any]) -> Section:
+    """The table of a verdict."""
+    words = {True: "pass", False: "FAIL", None: ""}
+    rows = []
+    for row in values["table"]:
+        p, q = ("—" if row[k] is None else f"{row[k]:.2g}" for k in ("p_value", "p_corrected"))
+        found = (p, q, words[row["passed"]], row["finding"])
+        rows.append((row["check"], row["parameter"], f"{row['statistic']:.3f}", *found))
+    title = f"verdict: {values['source']}"
+    header = ("check", "parameter", "statistic", "p", "corrected p", "", "finding")
+    return Section(title, header, rows)
 
 
 def _checkpoint(path: Path, header: Mapping[str, Any]) -> Section:

@@ -5,12 +5,21 @@ r"""Explicit likelihoods p(y | x): an instrument, and its noise.
 
 An operator is any callable in physical units, of rows (n, *event) to (n, *observed): linear or
 not, differentiable or not; what it can do is found out, not declared. It may take several
-unknowns, by the names of its arguments.
+unknowns, by the names of its arguments; or some parameters of one prior, by their names.
+
+Of a set of independent events the logarithms add up, in chunks, so that memory is bounded;
+Gaussian and Poisson noise ask for sums over events alone, and one prediction.
 """
 
 from __future__ import annotations
 
-__all__ = ["CallableLikelihood", "GaussianLikelihood", "PoissonLikelihood", "as_likelihood"]
+__all__ = [
+    "CallableLikelihood",
+    "GaussianLikelihood",
+    "PoissonLikelihood",
+    "Rows",
+    "as_likelihood",
+]
 
 import inspect
 import math
@@ -20,12 +29,54 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-_EVENTS = 1 << 18  # rows and events whose densities are computed at once
+EVENTS = 1 << 18
+"""Rows times events whose densities are computed at once."""
 
 Operator = Callable[..., Any]
 Unknowns = Mapping[str, Tensor]
 """Rows of each unknown, by name."""
+
+
+class Rows(dict[str, Tensor]):
+    """Rows of each unknown, by name, and what their priors call their columns.
+
+    Arguments:
+        unknowns: Rows (n, *event) of each.
+        parameters: Names of the columns of those that have them.
+    """
+
+    def __init__(
+        self, unknowns: Unknowns, parameters: Mapping[str, tuple[str, ...]] | None = None
+    ) -> None:
+        super().__init__(unknowns)
+        self.parameters = dict(parameters or {})
+
+    def named(self, name: str) -> Tensor:
+        """The rows of an unknown, or a column (n, 1) of one.
+
+        Raises:
+            ValueError: If there is none of that name.
+        """
+        if name in self:
+            return self[name]
+        for unknown, columns in self.parameters.items():
+            if name in columns:
+                at = columns.index(name)
+                return self[unknown][:, at : at + 1]
+        every = [k for u in self for k in (u, *self.parameters.get(u, ())) if k != name]
+        raise ValueError(
+            f"a likelihood asks for {name!r}; the unknowns are {', '.join(dict.fromkeys(every))}"
+        )
+
+    def knows(self, names: tuple[str, ...]) -> bool:
+        """Whether there are unknowns or columns of these names."""
+        return set(names) <= {*self, *(k for u in self for k in self.parameters.get(u, ()))}
+
+    def columns(self, names: tuple[str, ...]) -> Tensor:
+        """Columns (n, d) by name."""
+        return torch.cat([self.named(k).flatten(1) for k in names], -1)
 
 
 class Noise:
@@ -97,7 +148,10 @@ class Likelihood(ABC):
 
     def of_events(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         """The sum (n,) over independent events y (events, *event)."""
-        return torch.stack([self.log_prob(event, unknowns) for event in y]).sum(0)
+        total = self.log_prob(y[0], unknowns)
+        for event in y[1:]:
+            total = total + self.log_prob(event, unknowns)
+        return total
 
 
 class GaussianLikelihood(Likelihood):
@@ -127,7 +181,7 @@ class GaussianLikelihood(Likelihood):
 
     def predict(self, unknowns: Unknowns) -> Tensor:
         """A(x), (n, *observed)."""
-        return _tensor(_call(self.operator, unknowns))
+        return _tensor(call(self.operator, unknowns))
 
     def noise(self, shape: torch.Size) -> Noise:
         """The noise of an observation of some shape, where it depends on nothing."""
@@ -142,12 +196,34 @@ class GaussianLikelihood(Likelihood):
         rest = (y.to(mean) - mean).flatten(1)
         constant = rest.shape[1] * math.log(2 * math.pi)
         if callable(self.sigma):
-            sd = _tensor(_call(self.sigma, unknowns)).to(mean)
+            sd = _tensor(call(self.sigma, unknowns)).to(mean)
             sd = sd.view(len(sd), -1) if sd.dim() else sd
             log_sd = sd.log().expand_as(rest).sum(-1)
             return -0.5 * ((rest / sd).square().sum(-1) + constant) - log_sd
         noise = self.noise(y.shape)
         return -0.5 * (noise.white(rest).square().sum(-1) + constant + noise.logdet)
+
+    def of_events(self, y: Tensor, unknowns: Unknowns) -> Tensor:
+        r"""The sum (n,) over independent events y (events, *event), by their mean and scatter.
+
+        .. math::
+            \sum_i (y_i - m)^\top \Sigma^{-1} (y_i - m) = K (\bar y - m)^\top \Sigma^{-1}
+            (\bar y - m) + \sum_i (y_i - \bar y)^\top \Sigma^{-1} (y_i - \bar y)
+        """
+        mean = self.predict(unknowns).double().flatten(1)
+        seen = y.to(mean).flatten(1)
+        centre, count = seen.mean(0), len(seen)
+        rest, scatter = centre - mean, seen - centre
+        constant = rest.shape[1] * math.log(2 * math.pi)
+        if callable(self.sigma):
+            sd = _tensor(call(self.sigma, unknowns)).to(mean)
+            sd = sd.view(len(sd), -1).expand_as(rest) if sd.dim() else sd.expand_as(rest)
+            square = count * rest.square() + scatter.square().sum(0)
+            logdet = 2 * sd.log().sum(-1)
+            return -0.5 * ((square / sd.square()).sum(-1) + count * (logdet + constant))
+        noise = self.noise(y.shape[1:])
+        square = count * noise.white(rest).square().sum(-1) + noise.white(scatter).square().sum()
+        return -0.5 * (square + count * (constant + noise.logdet))
 
     def white(self, unknowns: Unknowns, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What is predicted (n, m) in units of the noise, the noise's log-determinant (n,) or
@@ -156,7 +232,7 @@ class GaussianLikelihood(Likelihood):
         mean = self.predict(unknowns).double().flatten(1)
         seen = y.double().flatten()[None]
         if callable(self.sigma):
-            sd = _tensor(_call(self.sigma, unknowns)).double()
+            sd = _tensor(call(self.sigma, unknowns)).double()
             sd = sd.reshape(len(sd), -1).expand_as(mean)
             return mean / sd, 2 * sd.log().sum(-1), seen / sd
         noise = self.noise(y.shape)
@@ -167,7 +243,7 @@ class GaussianLikelihood(Likelihood):
         mean = self.predict(unknowns).double()
         rest = (y - mean).flatten(1)
         if callable(self.sigma):
-            sd = _tensor(_call(self.sigma, unknowns)).double()
+            sd = _tensor(call(self.sigma, unknowns)).double()
             return (rest / sd.view(len(sd), -1)).square().sum(-1)
         return self.noise(y.shape).white(rest).square().sum(-1)
 
@@ -176,7 +252,7 @@ class GaussianLikelihood(Likelihood):
         mean = self.predict(unknowns)
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         if callable(self.sigma):
-            sd = _tensor(_call(self.sigma, unknowns)).to(mean)
+            sd = _tensor(call(self.sigma, unknowns)).to(mean)
             return mean + noise * sd.view(len(sd), *[1] * (mean.dim() - 1))
         coloured = self.noise(mean.shape[1:]).colour(noise.flatten(1))
         return mean + coloured.view_as(mean)
@@ -195,7 +271,7 @@ class PoissonLikelihood(Likelihood):
 
     def predict(self, unknowns: Unknowns) -> Tensor:
         """A(x), (n, *observed)."""
-        return _tensor(_call(self.operator, unknowns))
+        return _tensor(call(self.operator, unknowns))
 
     def noise(self, shape: torch.Size, y: Tensor | None = None) -> Noise:
         """The Gaussian noise that stands for Poisson's where one has to: of variance y, or 1."""
@@ -204,11 +280,15 @@ class PoissonLikelihood(Likelihood):
 
     def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         """log p(y | x) (n,) of n rows of the unknowns."""
+        return self.of_events(y[None], unknowns)
+
+    def of_events(self, y: Tensor, unknowns: Unknowns) -> Tensor:
+        """The sum (n,) over independent events y (events, *event), by their total."""
         rate = self.predict(unknowns).double()
         counts = y.to(rate)
         log_rate = rate.clamp(min=torch.finfo(rate.dtype).tiny).log()
-        terms = counts * log_rate - rate.clamp(min=0) - torch.lgamma(counts + 1)
-        return terms.flatten(1).sum(-1)
+        terms = counts.sum(0) * log_rate - len(y) * rate.clamp(min=0)
+        return (terms - torch.lgamma(counts + 1).sum(0)).flatten(1).sum(-1)
 
     def chi2(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         """Squared residuals over the rate, summed (n,): Pearson's."""
@@ -236,18 +316,31 @@ class CallableLikelihood(Likelihood):
 
     def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         """log p(y | x) (n,) of n rows of the unknowns."""
-        lead = (y,) if self.takes_y else ()
-        if len(unknowns) == 1:
-            found = self.function(*lead, next(iter(unknowns.values())))
-        else:
-            found = self.function(*lead, **{k: unknowns[k] for k in self.names})
+        found = self._called(y, unknowns)
         if hasattr(found, "log_prob"):
             return _rows_of(found, y)
         return _tensor(found)
 
+    def of_events(self, y: Tensor, unknowns: Unknowns) -> Tensor:
+        """The sum (n,) over independent events y (events, *event)."""
+        if not self.takes_y:
+            found = self._called(y, unknowns)
+            if hasattr(found, "log_prob"):
+                return events_of(found, y)
+        return super().of_events(y, unknowns)
+
+    def _called(self, y: Tensor, unknowns: Unknowns) -> Any:
+        lead = (y,) if self.takes_y else ()
+        if _whole(unknowns, self.names):
+            return self.function(*lead, next(iter(unknowns.values())))
+        return self.function(*lead, **_by_name(unknowns, self.names))
+
 
 class ConditionalLikelihood(Likelihood):
     """A fitted surrogate p(x | theta), or any callable of theta to a distribution over x.
+
+    Its parameters are found by name among several unknowns, or in a prior of more parameters
+    than it was trained with.
 
     Arguments:
         surrogate: The conditional.
@@ -256,6 +349,11 @@ class ConditionalLikelihood(Likelihood):
     def __init__(self, surrogate: Any) -> None:
         self.surrogate = surrogate
         self.names = tuple(surrogate.given)
+        self._fields = dict(getattr(surrogate, "fields", {}))
+
+    def trained(self, rows: Rows) -> tuple[Any, Tensor] | None:
+        """The prior that it was trained with, and its parameters (n, d); None if not known."""
+        return trained_with(getattr(self.surrogate, "prior", None), rows)
 
     def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         """log p(y | theta) (n,) of n rows of theta."""
@@ -263,20 +361,26 @@ class ConditionalLikelihood(Likelihood):
 
     def of_events(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         """The sum (n,) over independent events y (events, *event)."""
-        q = self._at(unknowns)
-        if len(q.event_shape) == y.dim():  # a set of events is what it models
-            return _rows_of(q, y)
-        n = q.batch_shape.numel()
-        parts = [
-            q.log_prob(events[:, None]).sum(0) for events in y.split(max(1, _EVENTS // max(n, 1)))
-        ]
-        return torch.stack(parts).sum(0)
+        return events_of(self._at(unknowns), y)
 
     def _at(self, unknowns: Unknowns) -> Any:
         """The distribution of what is observed, a batch of n."""
-        if len(unknowns) == 1 and len(self.names) == 1:
-            return self.surrogate(next(iter(unknowns.values())))
-        return self.surrogate(**{k: unknowns[k] for k in self.names})
+        rows = _rows(unknowns)
+        if len(self.names) == 1:
+            return self.surrogate(self._given(self.names[0], rows))
+        return self.surrogate(**{k: self._given(k, rows) for k in self.names})
+
+    def _given(self, name: str, rows: Rows) -> Tensor:
+        """Rows of a given field: the unknown of that name, or made of columns by theirs."""
+        field = self._fields.get(name)
+        own = (field.names if field is not None else None) or (name,)
+        unknown = name if name in rows else next(iter(rows)) if len(rows) == 1 else ""
+        columns = rows.parameters.get(unknown, ())
+        whole = unknown in rows and (own == columns or not set(own) <= set(columns))
+        found = rows[unknown] if whole else rows.columns(own)
+        if field is not None and found[0].numel() == field.size:
+            return found.reshape(len(found), *field.shape)
+        return found
 
 
 def as_likelihood(value: Any) -> Likelihood:
@@ -331,21 +435,73 @@ def _named(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(_arguments(function))
 
 
-def _call(function: Callable[..., Any], unknowns: Unknowns) -> Any:
-    """Calls a function with one unknown as it is, with several by name."""
-    if len(unknowns) == 1:
-        return function(next(iter(unknowns.values())))
+def call(function: Callable[..., Any], unknowns: Unknowns) -> Any:
+    """Calls a function with one unknown as it is, with several, or parameters, by name."""
     names = _named(function)
-    missing = [k for k in names if k not in unknowns]
-    if missing:
-        raise ValueError(
-            f"the operator asks for {missing[0]!r}; the unknowns are {', '.join(unknowns)}"
-        )
-    return function(**{k: unknowns[k] for k in names})
+    if _whole(unknowns, names):
+        return function(next(iter(unknowns.values())))
+    return function(**_by_name(unknowns, names))
+
+
+def _whole(unknowns: Unknowns, names: tuple[str, ...]) -> bool:
+    """Whether a function takes the only unknown as it is, rather than parameters by name."""
+    return len(unknowns) == 1 and (len(names) < 2 or not getattr(unknowns, "parameters", None))
+
+
+def _by_name(unknowns: Unknowns, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Unknowns, or columns of theirs, by name."""
+    rows = _rows(unknowns)
+    return {k: rows.named(k) for k in names}
+
+
+def _rows(unknowns: Unknowns) -> Rows:
+    return unknowns if isinstance(unknowns, Rows) else Rows(unknowns)
+
+
+def parameters(unknowns: Unknowns, names: tuple[str, ...]) -> Tensor:
+    """Parameters (n, d) among the unknowns: by their names, or as theta, or the only unknown.
+
+    Raises:
+        ValueError: If they are not among several unknowns.
+    """
+    rows = _rows(unknowns)
+    if rows.knows(names) or (len(rows) > 1 and "theta" not in rows):
+        return rows.columns(names)
+    only = rows["theta"] if "theta" in rows else next(iter(rows.values()))
+    return only.flatten(1)
+
+
+def trained_with(prior: Any, rows: Rows) -> tuple[Any, Tensor] | None:
+    """A prior, and its parameters (n, d) among the unknowns; None where they are not all there."""
+    if prior is None:
+        return None
+    if rows.knows(getattr(prior, "names", ("theta",))):
+        return prior, rows.columns(getattr(prior, "names", ("theta",)))
+    if "theta" in rows and rows["theta"].shape[1:] == prior.event_shape:
+        return prior, rows["theta"]
+    return None
 
 
 def _tensor(value: Any) -> Tensor:
     return torch.as_tensor(value)
+
+
+def events_of(q: Any, y: Tensor) -> Tensor:
+    """The sum (n,) of log q over events y (events, *event), of a batch of n distributions, in
+    chunks; where it is differentiated, each is computed again in turn, so that memory is bounded.
+    """
+    n = max(q.batch_shape.numel(), 1)
+    whole = len(q.event_shape) == y.dim()  # a set of events is what it models
+
+    def part(events: Tensor) -> Tensor:
+        return _rows_of(q, events) if whole else q.log_prob(events[:, None]).sum(0)
+
+    chunks = y.split(max(1, EVENTS // n))
+    again = torch.is_grad_enabled() and len(chunks) > 1
+    total = torch.zeros((), dtype=y.dtype, device=y.device)
+    for events in chunks:
+        total = total + (checkpoint(part, events, use_reentrant=False) if again else part(events))
+    return total
 
 
 def _rows_of(q: Any, y: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import platform
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
@@ -145,6 +146,10 @@ class Manifest:
     def rows(self) -> int:
         """The number of planned rows."""
         return self.plans[-1]
+
+    def round_of(self, row: int) -> int:
+        """The round that a row belongs to."""
+        return bisect_right([entry["first"] for entry in self.rounds], row) - 1
 
     def to_json(self) -> str:
         """As the text of dataset.json."""

@@ -81,7 +81,6 @@ class Pipeline(nn.Module):
         self.target = target
         self.given = nn.ModuleDict({_key(k): v for k, v in given.items()})
         self.heads: Any = nn.ModuleList(heads)
-        self.partial = False  # whether NaN may stand for what was not observed
 
     @property
     def config(self) -> dict[str, Any]:
@@ -113,7 +112,7 @@ class Pipeline(nn.Module):
         target = Target(**config["target"])
         target.constant = constant
         given = {
-            k: Standardise(Field.from_dict(v["field"]), v["rules"])
+            k: Standardise(Field.from_dict(v["field"]), v["rules"], v.get("partial", False))
             for k, v in config["given"].items()
         }
         fields = {k: Field.from_dict(v) for k, v in config["fields"].items()}
@@ -158,10 +157,7 @@ class Pipeline(nn.Module):
         if layout == "vector" and not self.iid:  # the field that each column belongs to
             every = [k for k in self.expression.target for _ in range(self.fields[k].size)]
             names = tuple(every[i] for i in self.target.keep.tolist())
-        rows = {}
-        for name in self.expression.given:
-            field = self.fields[name]
-            rows[name] = torch.zeros(1, *field.shape) if field.shape else torch.zeros(1, 1)
+        rows = {k: torch.zeros(1, *self.given_field(k).shape) for k in self.expression.given}
         head.attach(family, Field(tuple(self.modelled_shape), layout, names=names), rows)
 
     def standardise(
@@ -174,6 +170,17 @@ class Pipeline(nn.Module):
             else self.given[_key(k)](rows[k])
             for k in self.expression.given
         }
+
+    def values(self, standardised: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The given fields standardised, without the columns that say what was observed."""
+        return {k: self.given_field(k).values(v) for k, v in standardised.items()}
+
+    def hide(
+        self, standardised: Mapping[str, Tensor], observed: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The given fields standardised, as if only some entries of some fields were observed."""
+        hidden = {k: self.given_field(k).hide(standardised[k], v) for k, v in observed.items()}
+        return {**standardised, **hidden}
 
     def given_field(self, name: str) -> Standardise:
         """The preprocessing of a given field."""

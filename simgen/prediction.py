@@ -46,6 +46,9 @@ def check_predictions(
     if simulator is None:
         missing.append("the posterior-predictive check: no simulator was given")
         return
+    if any(not np.isfinite(plots.as_array(v)).all() for v in observed.values()):
+        missing.append("the posterior-predictive check: part of the observation is missing")
+        return
     if not simulator.names or set(simulator.names) - set(samples.names):
         missing.append(
             "the posterior-predictive check: the target lacks parameters of the simulator"

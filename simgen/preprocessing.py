@@ -20,7 +20,7 @@ mean of the logarithm stands for that of the density: a lower bound.
 
 from __future__ import annotations
 
-__all__ = ["Standardise", "Target", "column_rule"]
+__all__ = ["Standardise", "Target", "column_rule", "flagged"]
 
 import math
 from collections.abc import Sequence
@@ -84,10 +84,25 @@ def hurdle_rule(values: Tensor) -> dict[str, Any]:
 
 
 def _moments(u: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (f,) of rows (n, f); deviation zero where rounding is all there is."""
-    loc, scale = u.mean(0), u.std(0, correction=0)
-    noise = 1e-6 * (u.abs().amax(0) + 1e-30)
+    """Mean and deviation (f,) of rows (n, f), NaN left out; deviation zero where rounding is all
+    there is.
+    """
+    if bool(u.isnan().any()):
+        loc = u.nanmean(0).nan_to_num()
+        scale = (u - loc).square().nanmean(0).sqrt().nan_to_num()
+    else:
+        loc, scale = u.mean(0), u.std(0, correction=0)
+    noise = 1e-6 * (u.nan_to_num().abs().amax(0) + 1e-30)
     return loc, torch.where(scale > noise, scale, torch.zeros_like(scale))
+
+
+def flagged(field: Field) -> Field:
+    """A field that may be missing in part, as networks see it: values, and behind them as many
+    columns that say what was observed.
+    """
+    if field.layout == "image":
+        return Field((2 * field.shape[0], *field.shape[1:]), "image")
+    return Field((*field.shape[:-1], 2 * field.columns), field.layout)
 
 
 class Standardise(nn.Module):
@@ -97,14 +112,21 @@ class Standardise(nn.Module):
     Arguments:
         field: The field.
         rules: One rule a column; found by `fit_`.
+        partial: Whether NaN may stand for what was not observed. It becomes zero, and as many
+            columns follow that are one where something was observed, else zero.
     """
 
     loc: Tensor
     scale: Tensor
 
-    def __init__(self, field: Field, rules: Sequence[dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        field: Field,
+        rules: Sequence[dict[str, Any]] | None = None,
+        partial: bool = False,
+    ) -> None:
         super().__init__()
-        self.field = field
+        self.field, self.partial = field, partial
         self.rules = [dict(r) for r in rules or [_IDENTITY] * field.columns]
         self.bijection = Columns(self.rules)
         self.plain = all(rule == _IDENTITY for rule in self.rules)
@@ -114,7 +136,13 @@ class Standardise(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """What rebuilds the module, buffers aside."""
-        return {"field": self.field.to_dict(), "rules": self.rules}
+        about = {"field": self.field.to_dict(), "rules": self.rules}
+        return {**about, "partial": True} if self.partial else about
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row, standardised."""
+        return flagged(self.field).shape if self.partial else self.field.shape or (1,)
 
     def fit_(self, values: Tensor, mask: Tensor | None = None) -> Standardise:
         """Finds rules and moments on training values (n, *shape); padding is skipped by mask (n,
@@ -122,8 +150,9 @@ class Standardise(nn.Module):
         """
         columns = self._columns_last(values.double())
         columns = columns.reshape(-1, self.field.columns) if mask is None else columns[mask]
-        rules = [column_rule(columns[:, i], self.field.discrete) for i in range(columns.shape[1])]
-        self.__init__(self.field, rules)  # type: ignore[misc]
+        each = [column[~column.isnan()] for column in columns.T]
+        rules = [column_rule(v, self.field.discrete) if len(v) else dict(_IDENTITY) for v in each]
+        self.__init__(self.field, rules, self.partial)  # type: ignore[misc]
         loc, scale = _moments(columns if self.plain else self.bijection.inv(columns))
         self.loc, self.scale = loc, scale
         return self
@@ -131,15 +160,31 @@ class Standardise(nn.Module):
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """Standardised values (*batch, *shape), float32; constant columns and padding are zero."""
         columns = self._columns_last(values.double())
+        missing = columns.isnan() if self.partial else None
+        columns = columns if missing is None else columns.nan_to_num()
         u = columns if self.plain else self.bijection.inv(columns)
         constant = self.scale == 0
         z = (u - self.loc) / torch.where(constant, torch.ones_like(self.scale), self.scale)
         z = torch.where(constant, torch.zeros_like(z), z).float()
+        if missing is not None:
+            z = torch.cat([z.masked_fill(missing, 0.0), (~missing).to(z)], -1)
         if mask is not None:
             z = z * mask[..., None]
         if self.field.layout == "image":
             return z.movedim(-1, -len(self.field.shape))
         return z
+
+    def hide(self, z: Tensor, observed: Tensor) -> Tensor:
+        """Standardised rows (n, *) as if only some entries (n, *field shape) were observed."""
+        axis = 1 if self.field.layout == "image" else -1
+        observed = observed if self.field.shape else observed[:, None]
+        return z.masked_fill(~torch.cat([observed, observed], axis), 0.0)
+
+    def values(self, z: Tensor) -> Tensor:
+        """Of standardised rows, the values alone."""
+        if not self.partial:
+            return z
+        return z.narrow(1 if self.field.layout == "image" else -1, 0, self.field.columns)
 
     def _columns_last(self, values: Tensor) -> Tensor:
         if not self.field.shape:

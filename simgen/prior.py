@@ -191,7 +191,12 @@ class Prior(D.Distribution):
         for name, spec in values["factors"].items():
             spec = dict(spec)
             factors[name] = getattr(D, spec.pop("family"))(**spec)
-        return cls(factors, labels=values["labels"], units=values["units"])
+        whole = Prior(factors, labels=values["labels"], units=values["units"])
+        if values.get("truncation") is None:
+            return whole
+        from .truncation import TruncatedPrior
+
+        return TruncatedPrior.of_rounds(whole, values["truncation"])
 
 
 def _strings(what: str, given: Sequence[str] | None, default: Sequence[str]) -> tuple[str, ...]:

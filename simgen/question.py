@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .instrument import check_operator, observations
-from .likelihood import ConditionalLikelihood, Likelihood, as_likelihood
+from .likelihood import Likelihood, Rows, as_likelihood
 from .prior import Prior
 from .samplers.space import joint_space
 
@@ -70,11 +70,16 @@ class Question:
         """Shape of the only unknown."""
         return torch.Size(self.prior.event_shape) or torch.Size((1,))
 
+    def named(self, rows: Mapping[str, Tensor]) -> Rows:
+        """Rows of the unknowns, with the names of their parameters."""
+        named = {k: p.names for k, p in self.priors.items() if isinstance(p, Prior)}
+        return Rows(rows, named)
+
     def log_likelihood(self, rows: Mapping[str, Tensor]) -> Tensor:
         """The sum (n,) over instruments and events, of n rows of the unknowns."""
         n = len(next(iter(rows.values())))
         self.calls += n
-        parts = []
+        rows, parts = self.named(rows), []
         for likelihood, y in zip(self.likelihoods, self.ys):
             part = likelihood.of_events(y, rows) if self.iid else likelihood.log_prob(y, rows)
             if part.shape != (n,):
@@ -112,6 +117,7 @@ class Question:
         def misfit(rows: dict[str, Tensor], y: Any) -> Tensor:
             ys = self.ys if y is None else observations(self.likelihoods, y)
             every: list[Any] = self.likelihoods
+            rows = self.named(rows)
             return torch.stack([v.chi2(seen, rows) for v, seen in zip(every, ys)]).sum(0)
 
         return misfit
@@ -149,13 +155,21 @@ def ask(
         priors = {"theta" if isinstance(prior, Prior) else "x": prior}
     if len(priors) == 1:
         priors = {k: unconditional(v) for k, v in priors.items()}
-    ys = observations(likelihoods, observed)
+    ys = _seen(likelihoods, observed)
+    own = [("theta", *p.names) for p in priors.values() if isinstance(p, Prior)]
+    for one in likelihoods:
+        surrogate: Any = getattr(one, "surrogate", None)
+        if {k for names in own for k in names} & set(getattr(surrogate, "target", ())):
+            raise ValueError(
+                f"{surrogate.expression!r} is a posterior: as a likelihood it is "
+                "PosteriorLikelihood(posterior), which divides by its prior"
+            )
     question = Question(priors, likelihoods, ys, iid, steps, particles, seed)
     rows = question.draw(_TRIED)
     for one, y in zip(likelihoods, ys):
         _check_support(one, question)
         if not iid:
-            check_operator(one, y, {k: v[:2] for k, v in rows.items()})
+            check_operator(one, y, question.named({k: v[:2] for k, v in rows.items()}))
     with torch.no_grad():
         found = question.log_likelihood(rows)
     question.calls = 0
@@ -187,19 +201,38 @@ def unconditional(prior: Any) -> Any:
     return prior
 
 
+def _seen(likelihoods: list[Likelihood], observed: Any) -> list[Tensor]:
+    """What was observed; of a likelihood that counts events it may be none."""
+    values = list(observed) if len(likelihoods) > 1 else [observed]
+    none = {
+        i: torch.zeros(0, dtype=torch.float64)
+        for i, (one, value) in enumerate(zip(likelihoods, values))
+        if getattr(one, "counts", False) and torch.as_tensor(value).numel() == 0
+    }
+    rest = [value for i, value in enumerate(values) if i not in none]
+    if not none:
+        return observations(likelihoods, observed)
+    kept = [one for i, one in enumerate(likelihoods) if i not in none]
+    found = iter(observations(kept, rest if len(kept) > 1 else rest[0]) if kept else ())
+    return [none[i] if i in none else next(found) for i in range(len(values))]
+
+
 def _check_support(likelihood: Likelihood, question: Question) -> None:
     """Refuses a prior that reaches beyond the one that a surrogate was trained with."""
-    if not isinstance(likelihood, ConditionalLikelihood):
-        return
-    trained = getattr(likelihood.surrogate, "prior", None)
-    prior = question.priors.get("theta")
-    if trained is None or prior is None or "theta" not in likelihood.names:
-        return
-    if tuple(trained.event_shape) != tuple(prior.event_shape):
+    if not hasattr(likelihood, "trained"):
         return
     with torch.random.fork_rng([]):
         torch.manual_seed(question.seed)
-        drawn, known = prior.sample((_SUPPORT,)), trained.sample((_SUPPORT,))
+        rows = {
+            k: p.sample((_SUPPORT,)).reshape(_SUPPORT, -1)
+            for k, p in question.priors.items()
+            if not hasattr(p, "expression") and len(p.event_shape) < 2
+        }
+        found = likelihood.trained(question.named(rows))
+        if found is None:
+            return
+        trained, drawn = found
+        known = trained.sample((_SUPPORT,))
     density = trained.log_prob(drawn.to(known))
     outside = float((density == -math.inf).double().mean())
     if outside > 0:

@@ -33,7 +33,9 @@ CHECKS = (
     "ranks: place of the truth among the draws, parameter by parameter; coverage: how much of the "
     "posterior is denser than the truth; tarp: distances to points that x chooses; dependence: "
     "whether ranks follow x, as they would if the prior stood in for the posterior; contraction: "
-    "1 is a point, 0 is the prior over again."
+    "1 is a point, 0 is the prior over again; correlation: products of two parameters; c2st: how "
+    "often a classifier ranks the truth above a draw, 0.5 by chance; local: whether ranks depend "
+    "on where x is; near: the pairs most like the observation."
 )
 
 
@@ -48,6 +50,7 @@ def report(
     dataset: Any = None,
     posterior: Any = None,
     likelihood: Any = None,
+    surrogate: Any = None,
     draws: int = 10_000,
     seed: int = 0,
 ) -> Path:
@@ -65,6 +68,8 @@ def report(
         posterior: Of an inverse problem, what `infer` returned with this model as prior, of the
             observation; adds pictures of it. The truth then is x.
         likelihood: The instrument that `infer` was given; adds the residual.
+        surrogate: A fitted "x | theta", or an explicit log p(x | theta), beside a conditional
+            "theta | x"; adds how far the two agree on the observation.
         draws: The number of draws of the posterior.
         seed: Of draws and predictive simulations.
 
@@ -93,6 +98,7 @@ def report(
         samples = _draw(conditional, observed, draws, seed)
         _inferred(page, conditional, samples, truth)
         _likeness(page, conditional, observed)
+        _cross_checked(page, conditional, surrogate, observed, seed, missing)
         check_predictions(page, conditional, samples, observed, simulator, seed, missing)
     _origin(page, conditional, dataset, seed, draws if observation is not None else None)
     if missing:
@@ -271,8 +277,9 @@ def _checked(page: Page, verdict: Verdict | None, missing: list[str]) -> None:
     if verdict.ranks:
         page.figure(
             verdict.plot(),
-            "Empirical distributions of ranks, of coverage levels and of TARP levels, less the "
-            "uniform one: a calibrated posterior stays within the band with 95 % probability.",
+            "Empirical distributions of ranks, of coverage levels, of TARP levels, of a "
+            "classifier's ranks and of regions of x, less the uniform one: a calibrated posterior "
+            "stays within the band with 95 % probability.",
         )
     for note in verdict.notes:
         page.text(f"Note: {note}.", "soft")
@@ -352,6 +359,9 @@ def _likeness(page: Page, conditional: Any, observed: Mapping[str, Any]) -> None
     """Whether the observation could have come from the simulator, where the model knows."""
     if getattr(conditional, "typicality", None) is None:
         return
+    if any(not np.isfinite(plots.as_array(v)).all() for v in observed.values()):
+        page.text("Part of the observation is missing: whether it could be a simulation is open.")
+        return
     from .typicality import check_observation
 
     found = check_observation(conditional, **observed)
@@ -361,6 +371,40 @@ def _likeness(page: Page, conditional: Any, observed: Mapping[str, Any]) -> None
         page.text(f"{text} What is inferred from it cannot be trusted.", "bad")
     else:
         page.text(f"The observation could be a simulation: {share}.")
+
+
+def _cross_checked(
+    page: Page,
+    conditional: Any,
+    surrogate: Any,
+    observed: Mapping[str, Any],
+    seed: int,
+    missing: list[str],
+) -> None:
+    """How far a surrogate likelihood agrees with the posterior, on this observation."""
+    if surrogate is None:
+        missing.append("the cross-check: no surrogate likelihood was given")
+        return
+    from .agreement import cross_check
+
+    if len(observed) != 1:
+        missing.append("the cross-check: it is of a posterior given one field of fixed length")
+        return
+    found = cross_check(conditional, surrogate, next(iter(observed.values())), seed=seed)
+    page.heading("Cross-check")
+    page.text(
+        f"{found.verdict[0].upper()}{found.verdict[1:]}.",
+        "lead good" if found.agrees else "lead bad" if found.contradicts else "lead",
+    )
+    page.facts(
+        {
+            "spread of log p(x|θ) + log p(θ) - log q(θ|x)": f"{found.spread:.3g} nats",
+            "log-evidence by the surrogate": repr(found.evidence),
+            "effective draws once weighted": f"{found.efficiency:.1%}",
+            "Pareto shape of the weights": found.pareto_k,
+        }
+    )
+    page.text("0 nats: the two agree; what both learned wrong alike is not seen.", "soft")
 
 
 def _rounded(row: Mapping[str, Any]) -> list[str]:

@@ -3,24 +3,25 @@ r"""Samples: named draws with weights, and the way to other tools.
 .. math::
     \bar y = \sum_i w_i\, y_i, \qquad w_i = \frac{e^{\ell_i}}{\sum_j e^{\ell_j}}
 
-A draw has a name, a label and a unit a column; without log-weights all draws count the same. It
-needs no torch.
+A draw has a name, a label, a unit and bounds a column; without log-weights all draws count the
+same. It needs no torch. `exports` makes of it what other tools take.
 """
 
 from __future__ import annotations
 
 __all__ = ["Samples"]
 
-import importlib
 import inspect
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+
+from . import exports
 
 SCHEMA = 1
 
@@ -36,10 +37,12 @@ class Samples:
             the same.
         labels: LaTeX, one a column; the names unless said.
         units: One a column.
+        bounds: Lower and upper bound of the support of each column, (d, 2), infinite where there
+            is none; none unless said. Estimates of densities must not smooth beyond them.
 
     Raises:
-        ValueError: If names, labels, units or weights do not match the draws, or all weights are
-            zero.
+        ValueError: If names, labels, units, bounds or weights do not match the draws, or all
+            weights are zero.
 
     Examples:
         >>> samples = Samples([[0.0], [4.0]], names=("mu",), log_weights=np.log([3.0, 1.0]))
@@ -52,6 +55,7 @@ class Samples:
     log_weights: np.ndarray | None = None
     labels: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
+    bounds: Any = None
 
     def __post_init__(self) -> None:
         draws = _array(self.draws)
@@ -70,6 +74,7 @@ class Samples:
                 raise ValueError(f"{what} must be {d}; got {len(getattr(self, what))}")
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"names must differ; got {', '.join(self.names)}")
+        object.__setattr__(self, "bounds", _bounds(self.bounds, self.names))
         if self.log_weights is not None:
             log_w = _array(self.log_weights).astype(np.float64)
             if log_w.shape != (len(draws),) or np.isnan(log_w).any():
@@ -90,16 +95,19 @@ class Samples:
         names: Sequence[str] | None = None,
         labels: Sequence[str] | None = None,
         units: Sequence[str] | None = None,
+        bounds: Any = None,
     ) -> Samples:
         """Draws from a distribution without a batch.
 
         Arguments:
-            q: Any torch Distribution; one of ours brings its names, labels and units.
+            q: Any torch Distribution; one of ours brings its names, labels and units, any its
+                support.
             n: The number of draws.
             seed: Makes the draws repeatable.
             names: In place of the distribution's.
             labels: The same.
             units: The same.
+            bounds: In place of those of the distribution's support.
 
         Raises:
             ValueError: If q is a batch of distributions.
@@ -113,8 +121,12 @@ class Samples:
         values = _array(sample(q, (n,), seed)).reshape(n, *(q.event_shape or batch))
         said = {"names": names, "labels": labels, "units": units}
         found = {k: getattr(q, k, ()) if v is None else v for k, v in said.items()}
-        columns = {k: tuple(v) for k, v in found.items()}
-        return cls(values, columns["names"], None, columns["labels"], columns["units"])
+        columns: dict[str, Any] = {k: tuple(v) for k, v in found.items()}
+        if bounds is None and values.ndim == 2:
+            from .support import bounds_of
+
+            bounds = bounds_of(q, values.shape[1])
+        return cls(values, **columns, bounds=bounds)
 
     def __len__(self) -> int:
         return len(self.draws)
@@ -174,9 +186,12 @@ class Samples:
         """Draws of equal weight, taken with replacement by weight."""
         if self.log_weights is None and n is None:
             return self
-        rng = np.random.default_rng(seed)
-        chosen = rng.choice(len(self), n or len(self), p=self.weights)
-        return Samples(self.draws[chosen], self.names, None, self.labels, self.units)
+        chosen = self.choose(n, seed)
+        return replace(self, draws=self.draws[chosen], log_weights=None)
+
+    def choose(self, n: int | None = None, seed: int = 0) -> np.ndarray:
+        """Indices (n,) of draws taken with replacement by weight: `resample` keeps these rows."""
+        return np.random.default_rng(seed).choice(len(self), n or len(self), p=self.weights)
 
     def summary(self, truth: Any = None) -> list[dict[str, Any]]:
         """One row a column: name, unit, mean, sd, median, low and high of the central 68 %.
@@ -201,7 +216,9 @@ class Samples:
         return rows
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes one HDF5 file: /draws, /log_weights; names, labels and units are attributes."""
+        """Writes one HDF5 file: /draws, /log_weights; names, labels, units and bounds are
+        attributes.
+        """
         temporary = Path(f"{os.fspath(path)}.part{os.getpid()}")
         try:
             with h5py.File(temporary, "w") as file:
@@ -209,6 +226,7 @@ class Samples:
                 file.attrs["schema"] = SCHEMA
                 for what in ("names", "labels", "units"):
                     file.attrs.create(what, list(getattr(self, what)), dtype=h5py.string_dtype())
+                file.attrs["bounds"] = self.bounds
                 file.create_dataset("draws", data=self.draws)
                 if self.log_weights is not None:
                     file.create_dataset("log_weights", data=self.log_weights)
@@ -239,36 +257,41 @@ class Samples:
                 )
             log_w = file["log_weights"][:] if "log_weights" in file else None
             said = {k: tuple(map(str, file.attrs[k])) for k in ("names", "labels", "units")}
-            return cls(file["draws"][:], log_weights=log_w, **said)
+            bounds = file.attrs.get("bounds")  # none in files of before they were kept
+            return cls(file["draws"][:], log_weights=log_w, bounds=bounds, **said)
 
-    def to_arviz(self) -> Any:
-        """An arviz InferenceData of one chain; weighted draws are resampled first.
+    def to_arviz(self, **groups: Any) -> Any:
+        """Groups for ArviZ: posterior, prior, posterior_predictive, sample_stats; see
+        `exports.to_arviz`.
 
         Raises:
             ImportError: If arviz is not installed.
         """
-        arviz = _optional("arviz")
-        equal = self.resample()
-        chains = {k: equal[k][None] for k in self.names} or {"y": equal.draws[None]}
-        if "posterior" in inspect.signature(arviz.from_dict).parameters:
-            return arviz.from_dict(posterior=chains)
-        return arviz.from_dict({"posterior": chains})
+        return exports.to_arviz(self, **groups)
 
     def to_getdist(self, **settings: Any) -> Any:
-        """A getdist MCSamples with labels and weights.
+        """A getdist MCSamples with labels, units, weights and ranges; see `exports.to_getdist`.
 
         Raises:
             ImportError: If getdist is not installed.
         """
-        getdist = _optional("getdist")
-        labels = [label.replace("$", "") for label in self.labels]
-        return getdist.MCSamples(
-            samples=self.draws.astype(np.float64),
-            weights=None if self.log_weights is None else self.weights,
-            names=list(self.names),
-            labels=labels,
-            **settings,
-        )
+        return exports.to_getdist(self, **settings)
+
+    def to_corner(self, **settings: Any) -> Any:
+        """A figure by corner, with labels, units and weights; see `exports.to_corner`.
+
+        Raises:
+            ImportError: If corner is not installed.
+        """
+        return exports.to_corner(self, **settings)
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a column of weights; see `exports.to_pandas`.
+
+        Raises:
+            ImportError: If pandas is not installed.
+        """
+        return exports.to_pandas(self)
 
     def __repr__(self) -> str:
         what = ", ".join(self.names) or f"shape {self.draws.shape[1:]}"
@@ -296,8 +319,15 @@ def _array(values: Any) -> np.ndarray:
     return array if array.dtype.kind in "fiub" else array.astype(float)
 
 
-def _optional(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"this needs the package {name}: pip install {name}") from error
+def _bounds(values: Any, names: Sequence[str]) -> np.ndarray:
+    """Bounds (d, 2), float64, of named columns."""
+    d = len(names)
+    if values is None:
+        return np.tile([-np.inf, np.inf], (d, 1))
+    bounds = _array(values).astype(np.float64)
+    if bounds.shape != (d, 2):
+        raise ValueError(f"bounds must be {(d, 2)}, low and high a column; got {bounds.shape}")
+    for name, (low, high) in zip(names, bounds):
+        if not low < high:
+            raise ValueError(f"bounds of {name!r} must have low < high; got {low} and {high}")
+    return bounds

@@ -6,7 +6,8 @@ r"""simulate(): fill a dataset in parallel, crash-safe and resumable.
 Row i is a function of simulator, prior, seed, block and i alone: parameters are drawn a block
 at a time from the stream (seed, 0, block), a batched simulator runs on whole blocks with the
 stream (seed, 1, block), one that takes a row at a time with (seed, 2, row). Workers, restarts
-and extensions change nothing.
+and extensions change nothing. Of a later round theta is drawn from the prior truncated to where
+the posterior of one observation lives, by the stream (seed, 0, block, round).
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ def simulate(
     retries: int = 0,
     max_failures: float | None = None,
     timeout: float | None = None,
+    proposal: Any = None,
+    quantile: float = 1e-4,
     keep: Sequence[str] | None = None,
     check: bool = True,
     progress: bool = True,
@@ -76,6 +79,12 @@ def simulate(
             of n. Said, it also holds for the first rows.
         timeout: Seconds that one call (a row, or a block if batched) may take. Calls then run in
             workers.
+        proposal: A posterior for one observation, `posterior(x)`: the rows beyond those that are
+            there are a new round, with theta from the prior inside the posterior's region of
+            highest density (and those of earlier rounds). n still counts all rows. Called again
+            with the same proposal it resumes, or extends the round; without one it extends the
+            last round. `sequential` does several rounds.
+        quantile: The share of the posterior's draws that its region leaves out.
         keep: The fields to store; all unless said. theta and x always are.
         check: Whether to simulate the first committed block again, and refuse to go on if it
             differs.
@@ -111,7 +120,20 @@ def simulate(
     limit = np.inf if max_failures is None else max_failures * (n if max_failures < 1 else 1)
     chosen = None if keep is None else tuple(keep)
     strict = on_error == "raise"
-    options = Options(k, of, block, shard_size, strict, retries, limit, timeout, chosen, check)
+    options = Options(
+        k,
+        of,
+        block,
+        shard_size,
+        strict,
+        retries,
+        limit,
+        timeout,
+        chosen,
+        check,
+        proposal,
+        quantile,
+    )
     there = directory.exists()
     run: Coordinator | None = None
     try:

@@ -23,13 +23,16 @@ from .expression import Expression
 from .field import Field
 from .forward import stream
 from .head import Head, default_embedding
+from .masks import Masks
 from .models import Ensemble, Flow
 from .pipeline import Pipeline, grids, target_columns
-from .preprocessing import Standardise, Target, field_rules
+from .preprocessing import Standardise, Target, field_rules, flagged
 from .stream import Batches
+from .view import View
 
 Batch = dict[str, Tensor]
 AUGMENT, HELD_OUT, STATISTICS = 5, 6, 7  # purposes of random streams
+_MASK = 30  # added to these: purposes of those that draw masks
 _STATISTICS_ROWS = 100_000
 _STATISTICS_BYTES = 256 << 20
 _SUMMARY = 64
@@ -37,9 +40,9 @@ _SUMMARY = 64
 
 @dataclass(frozen=True)
 class Prepared:
-    """Network inputs of a batch: z, the given fields standardised, masks of elements, weights,
-    the mean log-determinant that turns the loss into nats in physical units, and joint scores by
-    standardised theta.
+    """Network inputs of a batch: z, the given fields standardised, masks of elements, weights of
+    mean one over all rows, the log-determinant that turns the loss into nats in physical units,
+    and joint scores by standardised theta.
     """
 
     z: Tensor
@@ -50,10 +53,12 @@ class Prepared:
     gold: Tensor | None = None
 
     def mean(self, loss: Tensor) -> Tensor:
-        """The weighted mean over rows of losses (heads, n), (heads,)."""
-        if self.weight is None:
-            return loss.mean(-1)
-        return (self.weight * loss).sum(-1) / self.weight.abs().sum()
+        """The mean over rows of weighted losses (heads, n), (heads,).
+
+        Over batches, its mean is the loss of the weighted law, whatever the signs: a batch is not
+        divided by the sum of its own weights, which would bias it.
+        """
+        return (loss if self.weight is None else self.weight * loss).mean(-1)
 
 
 class Source:
@@ -68,9 +73,10 @@ class Source:
         seed: int,
         memory: int,
         gold: str | None = None,
+        mask: Masks | None = None,
     ) -> None:
         self.expression, self.fields, self.dataset = expression, fields, dataset
-        self.gold = gold
+        self.gold, self.mask = gold, mask
         self.augment, self.seed, self.memory = augment, seed, memory
         self.lengths = {
             k: f"{k}_length" for k in expression.given if f"{k}_length" in dataset.fields
@@ -79,17 +85,30 @@ class Source:
             if f"{name}_length" in dataset.fields:
                 raise ValueError(f"{name!r} has a variable length: it can only be given")
         self.weighted = "weight" in dataset.fields
-        extra = ("weight" if self.weighted else None, gold)
-        self.names = (*expression.names, *self.lengths.values(), *filter(None, extra))
+        records = () if mask is None else mask.recorded.values()
+        extra = ("weight" if self.weighted else None, gold, *records)
+        names = (*expression.names, *self.lengths.values(), *filter(None, extra))
+        self.names = tuple(dict.fromkeys(names))
         self.train, self.validation = dataset.train, dataset.validation
+        if self.weighted:
+            self.train, self.validation = _counting(self.train), _counting(self.validation)
         if self.validation.rows.size == 0:
             raise DatasetError(
                 f"{dataset.path} has no validation rows: open it with another split="
             )
         self.columns = sum(fields[k].size for k in expression.target)
+        self.level = (1.0, 1.0)
+        if self.weighted:
+            self.level = _mean_weight(self.train), _mean_weight(self.validation)
 
     def __len__(self) -> int:
         return int(self.train.rows.size)
+
+    @property
+    def seen(self) -> dict[str, Field]:
+        """The fields as networks see them: wider where a part may be missing."""
+        names = () if self.mask is None else self.mask.names
+        return {k: flagged(v) if k in names else v for k, v in self.fields.items()}
 
     def raw(self, held_out: bool, batch_size: int, device: str | torch.device = "cpu") -> Batches:
         """Batches of fields: shuffled training rows, or validation rows in order. Those for a GPU
@@ -114,9 +133,11 @@ class Source:
             view = self.validation if held_out else self.train
             rows = Batches(view, self.names, 4096, memory=self.memory, shuffle=False)
             parts = [
-                self.inputs(self.fresh(batch, HELD_OUT, i), pipeline)
+                self.inputs(self.fresh(batch, HELD_OUT, i), pipeline, held_out)
                 for i, batch in enumerate(rows.epoch(0))
             ]
+            if held_out:
+                parts = [self.hidden(p, pipeline, HELD_OUT, i) for i, p in enumerate(parts)]
             tensors = {k: torch.cat([p[k] for p in parts]).to(pipeline.device) for k in parts[0]}
             raw = Batches(
                 tensors,
@@ -126,30 +147,55 @@ class Source:
                 device=pipeline.device,
                 shuffle=not held_out,
             )
-            return Feed(raw, lambda batch, _: batch)
+            if held_out or self.mask is None:
+                return Feed(raw, lambda batch, _: batch)
+            return Feed(raw, lambda batch, i: self.hidden(batch, pipeline, AUGMENT, i))
 
         def transform(batch: Batch, step: int) -> Batch:
             batch = {k: v.to(pipeline.device, non_blocking=True) for k, v in batch.items()}
-            return self.inputs(
-                self.fresh(batch, HELD_OUT if held_out else AUGMENT, step), pipeline
-            )
+            purpose = HELD_OUT if held_out else AUGMENT
+            inputs = self.inputs(self.fresh(batch, purpose, step), pipeline, held_out)
+            return self.hidden(inputs, pipeline, purpose, step)
 
         return Feed(raw, transform)
 
     def fresh(self, batch: Batch, purpose: int, step: int) -> Batch:
-        """The batch after the user's augmentation, drawn from the stream (seed, purpose, step)."""
-        if self.augment is None:
-            return batch
-        return self.augment(batch, stream(self.seed, purpose, step))
+        """The batch after the user's augmentation, drawn from the stream (seed, purpose, step).
 
-    def inputs(self, batch: Batch, pipeline: Pipeline) -> Batch:
+        One that adds `<name>_length` makes a given field of variable length.
+        """
+        if self.augment is not None:
+            batch = self.augment(batch, stream(self.seed, purpose, step))
+            every = {k: f"{k}_length" for k in self.expression.given}
+            self.lengths |= {k: length for k, length in every.items() if length in batch}
+        return batch if self.mask is None else self.mask.record(batch)
+
+    def hidden(self, inputs: Batch, pipeline: Pipeline, purpose: int, step: int) -> Batch:
+        """Network inputs behind the masks of the stream (seed, purpose, step)."""
+        if self.mask is None or not self.mask.random:
+            return inputs
+        rng = stream(self.seed, _MASK + purpose, step)
+        observed = self.mask(rng, len(next(iter(inputs.values()))))
+        given = {k: inputs[f"given:{k}"] for k in observed}
+        given = pipeline.hide(given, {k: v.to(given[k].device) for k, v in observed.items()})
+        return inputs | {f"given:{k}": v for k, v in given.items()}
+
+    def complete(self, batch: Batch) -> Batch:
+        """The rows of a batch of which everything given was observed."""
+        if self.mask is None or not self.mask.recorded:
+            return batch
+        gaps = [batch[k].flatten(1).isnan().any(1) for k in self.mask.recorded]
+        return {k: v[~torch.stack(gaps).any(0)] for k, v in batch.items()}
+
+    def inputs(self, batch: Batch, pipeline: Pipeline, held_out: bool = False) -> Batch:
         """Fields → network inputs, under the names z, ladj, weight, given:<name>, mask:<name>."""
         masks = self.masks(batch)
         columns = target_columns(self.expression, self.fields, batch)
         z, ladj = pipeline.target(pipeline.target.dequantise(columns))
         out = {"z": z, "ladj": ladj}
         if self.weighted:
-            out["weight"] = batch["weight"].reshape(len(z)).float()
+            weight = batch["weight"].reshape(len(z)).double()
+            out["weight"] = (weight / self.level[held_out]).float()
         if self.gold:
             out["gold"] = pipeline.given_score("theta", batch["theta"], batch[self.gold])
         out |= {f"given:{k}": v for k, v in pipeline.standardise(batch, masks).items()}
@@ -163,7 +209,9 @@ class Source:
         }
 
     def sample(self) -> Batch:
-        """Training rows for statistics: all, or as many random ones as are enough."""
+        """Training rows for statistics: all, or as many random ones as are enough; weighted ones
+        as often as the size of their weights says.
+        """
         rows: list[Batch] = []
         count = size = 0
         for i, batch in enumerate(self.raw(False, 4096).epoch(0)):
@@ -172,7 +220,35 @@ class Source:
             size += sum(v.numel() * v.element_size() for v in batch.values())
             if count >= _STATISTICS_ROWS or size >= _STATISTICS_BYTES:
                 break
-        return {k: torch.cat([b[k] for b in rows]) for k in rows[0]}
+        whole = {k: torch.cat([b[k] for b in rows]) for k in rows[0]}
+        if not self.weighted:
+            return whole
+        share = whole["weight"].reshape(-1).double().abs().cumsum(0)
+        n = len(share)
+        places = (torch.arange(n, dtype=share.dtype) + 0.5) / n * share[-1]
+        index = torch.searchsorted(share, places).clamp(max=n - 1)
+        return {k: v[index] for k, v in whole.items()}
+
+
+def _counting(view: View) -> View:
+    """The rows whose weight is not zero: those of weight zero count for nothing."""
+    weight = view["weight"][:].reshape(-1)
+    return view if weight.all() else View(view.dataset, view.name, view.rows[weight != 0])
+
+
+def _mean_weight(view: View) -> float:
+    """The mean weight of rows.
+
+    Raises:
+        DatasetError: If it is not positive.
+    """
+    mean = float(view["weight"][:].astype(np.float64).mean())
+    if not mean > 0:
+        raise DatasetError(
+            f"the weights of the {len(view)} {view.name} rows of {view.dataset.path} have the "
+            f"mean {mean:.3g}: it must be positive, or there is no law that they describe"
+        )
+    return mean
 
 
 @dataclass(frozen=True)
@@ -243,17 +319,22 @@ def prepare(
     """
     rows = source.sample()
     masks = source.masks(rows)
+    partial = () if source.mask is None else source.mask.names
     given = {
-        k: _carried(fields[k], k, embedding) or Standardise(fields[k]).fit_(rows[k], masks.get(k))
+        k: _carried(fields[k], k, embedding, k in partial)
+        or Standardise(fields[k], partial=k in partial).fit_(rows[k], masks.get(k))
         for k in expression.given
     }
     member, count = members(family)
     angles = member.periodic or () if isinstance(member, Flow) else ()
     affine = getattr(member, "affine", False)
     target = fitted_target(expression, fields, source.dataset, rows, angles, affine)
-    heads = [_head(expression, fields, embedding, source.columns) for _ in range(count)]
+    seen = source.seen
+    heads = [_head(expression, seen, embedding, source.columns) for _ in range(count)]
     pipeline = Pipeline(expression, fields, target, given, heads)
     standardised = pipeline.standardise(rows, masks)
+    inputs = {f"given:{k}": v for k, v in standardised.items()}
+    standardised = {k[6:]: v for k, v in source.hidden(inputs, pipeline, STATISTICS, 0).items()}
     columns = target_columns(expression, fields, rows)
     generator = torch.Generator(columns.device).manual_seed(source.seed)
     z, _ = target(target.dequantise(columns, generator))
@@ -261,7 +342,7 @@ def prepare(
     for i, head in enumerate(pipeline.heads):
         if i:
             torch.manual_seed(source.seed + 7_919 * i)
-            head = pipeline.heads[i] = _head(expression, fields, embedding, source.columns)
+            head = pipeline.heads[i] = _head(expression, seen, embedding, source.columns)
         for name in expression.given:
             start: Any = getattr(head.embeds(name), "initialise", None)
             if start is not None:
@@ -277,11 +358,19 @@ def prepare(
 
 
 def _carried(
-    field: Field, name: str, embedding: nn.Module | Mapping[str, nn.Module | None] | None
+    field: Field,
+    name: str,
+    embedding: nn.Module | Mapping[str, nn.Module | None] | None,
+    partial: bool,
 ) -> Standardise | None:
     """The preprocessing that an embedding was trained with, where it brings one along."""
     module = embedding.get(name) if isinstance(embedding, Mapping) else embedding
     for known in getattr(module, "preprocessing", ()):
+        if partial:
+            raise ValueError(
+                f"the embedding of {name!r} was trained on complete rows: with mask= it cannot "
+                "be used"
+            )
         if (known.field.layout, known.field.columns) != (field.layout, field.columns):
             raise ValueError(
                 f"the embedding of {name!r} was trained on a {known.field.layout} of "

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from .answer import answer, of_chains, of_particles
+from .domain import check_domain
 from .posterior import Outcome, Posterior
 from .question import Question
 from .samplers.hmc import hmc_sample
-from .samplers.importance import pareto_k, weighted
+from .samplers.importance import RELIABLE, pareto_k, weighted
 from .samplers.slice import elliptical_slice, slice_sample
 from .samplers.smc import Particles
 from .samplers.space import Space
@@ -97,7 +98,13 @@ def from_prior(question: Question, where: Space, why: str) -> Posterior:
 
 
 def proposed(question: Question, proposal: Any) -> Posterior:
-    """Draws of a proposal, weighted."""
+    """Draws of a proposal, weighted: all of them, and none but them, make the evidence and the
+    efficiency.
+
+    Raises:
+        ValueError: If there are several unknowns, the proposal is a batch or over something else,
+            has no density, or the prior reaches beyond it or beyond the prior of its training.
+    """
     if len(question.priors) != 1:
         raise ValueError("a proposal is for one unknown: give a single prior")
     name, prior = next(iter(question.priors.items()))
@@ -111,6 +118,12 @@ def proposed(question: Question, proposal: Any) -> Posterior:
         raise ValueError(
             f"the proposal draws {tuple(proposal.event_shape)}, the prior {tuple(event)}"
         )
+    if getattr(proposal, "density", "exact") is None:
+        raise ValueError("the proposal has no density to weigh its draws with: take a flow")
+    check_domain(prior, proposal, "the proposal", question.seed)
+    trained = getattr(getattr(proposal, "conditional", None), "prior", None)
+    if trained is not None and tuple(trained.event_shape) == tuple(prior.event_shape):
+        check_domain(prior, trained, "the prior that the proposal was trained with", question.seed)
 
     def run(n: int, generator: torch.Generator) -> Outcome:
         with torch.no_grad(), torch.random.fork_rng([]):
@@ -127,7 +140,9 @@ def proposed(question: Question, proposal: Any) -> Posterior:
 
     size = question.particles or 10_000
     why = "a proposal was given: its draws are weighted"
-    return answer(question, run, "importance", why, "asymptotic", size, lambda: question.calls)
+    bound = getattr(proposal, "density", "exact") == "bound"
+    exactness = "approximate" if bound else "asymptotic"
+    return answer(question, run, "importance", why, exactness, size, lambda: question.calls)
 
 
 def _started(question: Question, where: Space, chains: int, generator: torch.Generator) -> Tensor:
@@ -150,9 +165,9 @@ def _trust(found: Particles) -> tuple[str | None, dict[str, Any]]:
     k = pareto_k(found.log_weights)
     efficiency = found.ess / len(found.x)
     problem = None
-    if k > 0.7:
+    if k > RELIABLE:
         problem = (
-            f"the weights' Pareto shape is {k:.2f}, above 0.7: a few draws decide; take a "
+            f"the weights' Pareto shape is {k:.2f}, above {RELIABLE}: a few draws decide; take a "
             "proposal nearer to the posterior, or more draws"
         )
-    return problem, {"pareto_k": k, "efficiency": efficiency}
+    return problem, {"pareto_k": k, "efficiency": efficiency, "draws": len(found.x)}

@@ -36,11 +36,13 @@ from .dataset import Dataset, DatasetError
 from .dependence import SIGNIFICANT
 from .expression import Expression, parse
 from .gold import ScoreTerm, check_gold, longer
+from .masks import Masks
 from .models import Flow
 from .models.settings import describe_family
 from .pipeline import Pipeline
 from .prior import Prior
 from .progress import Bar
+from .rounds import first_round, rows_for
 from .schedule import Schedule, default_schedule, image_schedule, surrogate_schedule
 from .source import Batch, Prepared, Source, embeddings, members, prepare
 from .stacking import Members
@@ -60,6 +62,7 @@ def fit(
     embedding: nn.Module | Mapping[str, nn.Module | None] | None = None,
     gold: str | None = None,
     augment: Callable[[Batch, np.random.Generator], Batch] | None = None,
+    mask: Any = None,
     device: str = "auto",
     seed: int = 0,
     max_epochs: int | None = None,
@@ -83,6 +86,13 @@ def fit(
             theta is fitted to it as well, and fewer simulations are needed, in three times the
             epochs (see `gold`).
         augment: Maps a batch of fields and a generator to a batch, anew each epoch.
+        mask: Trains for missing data: which entries of the given side are observed, anew for each
+            row of each step. One of `missing`, such as Random(0.3); a function mask(rng) → one
+            row's boolean array, True where observed, of the given field's shape or one that
+            broadcasts to it, or a dict of these by field; mask(rng, n) → n of them; the name of
+            a boolean field that records the pattern; or a dict of these by given field. The model
+            takes NaN as not observed. Networks see as many columns (channels, features) again,
+            one where observed: so does an embedding of yours.
         device: "cpu", "cuda", or "auto".
         seed: Seeds initial weights, shuffle and noise.
         max_epochs: Passes over the data; by `default_schedule` unless said.
@@ -105,7 +115,11 @@ def fit(
     limit = _seconds(budget)
     _tell_failures(dataset, parsed)
     if gold is not None:
-        check_gold(parsed, dataset, gold)
+        if mask is not None:
+            raise ValueError("gold= and mask= cannot go together: scores know the whole of theta")
+        check_gold(parsed, first_round(dataset), gold)
+    given = {k: fields[k] for k in parsed.given}
+    gaps = None if mask is None else Masks(mask, given, dataset.fields)
     identity = {
         "expression": str(parsed),
         "family": describe_family(family),
@@ -113,16 +127,20 @@ def fit(
         "rows": len(dataset),
         "seed": seed,
         "gold": gold,
+        "mask": None if gaps is None else gaps.describe(),
+        "rounds": [entry["proposal"]["sha256"] for entry in dataset.rounds[1:]],
     }
+    dataset = rows_for(dataset, parsed)
     resumed = checkpoints.read(checkpoint, identity) if checkpoint else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        source = Source(parsed, fields, dataset, augment, seed, memory, gold)
+        source = Source(parsed, fields, dataset, augment, seed, memory, gold, gaps)
         if resumed is None:
             pipeline = prepare(parsed, fields, source, embedding, family)
         else:
             member, count = members(family)
-            modules = [embeddings(parsed, fields, embedding, source.columns) for _ in range(count)]
+            columns, seen = source.columns, source.seen
+            modules = [embeddings(parsed, seen, embedding, columns) for _ in range(count)]
             pipeline = resumed.pipeline(modules, member)
         pipeline.to(_device(device))
         said: dict[str, Any] = {
@@ -191,7 +209,18 @@ class Training:
         self.total = self.count = 0.0
         keys = ("epoch", "train_loss", "validation_loss", "learning_rate", "seconds")
         self.history: dict[str, list[float]] = {k: [] for k in keys}
-        self._offset = float(torch.cat([b.ladj.flatten() for b in self.held_out.epoch(0)]).mean())
+        self._offset = self._mean_ladj()
+
+    def _mean_ladj(self) -> float:
+        """The mean log-determinant of held-out rows: between a loss of z and one in physical
+        units.
+        """
+        total, rows = 0.0, 0
+        for batch in self.held_out.epoch(0):
+            n = len(batch.z)
+            ladj = batch.ladj.reshape(n, -1).mean(1)
+            total, rows = total + n * float(batch.mean(ladj)), rows + n
+        return total / rows
 
     @property
     def steps(self) -> int:
@@ -305,13 +334,13 @@ class Training:
         """
         for mine, theirs in zip(self.average.buffers(), self.members.buffers()):
             mine.copy_(theirs)
-        total, weight = torch.zeros(self.members.count, dtype=torch.float64), 0.0
+        total, count = torch.zeros(self.members.count, dtype=torch.float64), 0
         for i, batch in enumerate(self.held_out.epoch(0)):
             torch.manual_seed(self.source.seed * 1_000_003 + i)
-            rows = float(len(batch.z) if batch.weight is None else batch.weight.abs().sum())
+            rows = len(batch.z)
             loss = batch.mean(self.average.losses(batch.z, batch.given, batch.masks))
-            total, weight = total + rows * loss.double().cpu(), weight + rows
-        return (total / weight - self._offset).tolist()
+            total, count = total + rows * loss.double().cpu(), count + rows
+        return (total / count - self._offset).tolist()
 
 
 def _plan(family: Any, pipeline: Pipeline, rows: int) -> Schedule:
@@ -404,6 +433,7 @@ def _provenance(dataset: Dataset, source: Source, run: Training, seed: int) -> d
             "failed": float((dataset.status != 0).mean()),
             "split": list(dataset.split),
             "simulator": dataset.provenance.get("simulator"),
+            "truncation": dataset.truncation,
         },
         "training": {
             **asdict(run.plan),
@@ -415,6 +445,7 @@ def _provenance(dataset: Dataset, source: Source, run: Training, seed: int) -> d
             "parameters": sum(p.numel() for p in run.pipeline.parameters()),
             "device": str(run.device),
             "gold": source.gold,
+            "mask": None if source.mask is None else source.mask.describe(),
         },
         "variable": list(source.lengths.values()),
         "seed": seed,

@@ -414,7 +414,7 @@ def _surprise(
     if conditional.typicality is None:
         raise ValueError(
             f"{conditional.expression!r} knows no null: it was fitted before there was one, is "
-            "given nothing, or was trained on negative weights"
+            "given nothing, or was trained on negative weights or on no complete rows"
         )
     rows, masks, batch, _ = conditional._inputs(values, named)
     if any(v.isnan().any() for v in rows.values()):
@@ -445,16 +445,21 @@ def _read(
     most = min(most, max(_NUMBERS // size, 512))
     step = max(64, min(1024, (1 << 23) // size))
     generator = torch.Generator().manual_seed(source.seed)
+    largest = 0.0
+    if source.weighted:
+        side = source.validation if held_out else source.train
+        weights = side["weight"][:]
+        if bool((weights < 0).any()):
+            return None
+        largest = float(weights.max())
     parts: list[Measures] = []
     for i, batch in enumerate(source.raw(held_out, step).epoch(0)):
         batch = source.fresh(batch, HELD_OUT, i)
         if source.weighted:
             weight = batch["weight"].reshape(-1).double()
-            if bool((weight < 0).any()):
-                return None
-            keep = torch.rand(len(weight), generator=generator) * weight.max() < weight
+            keep = torch.rand(len(weight), generator=generator) * largest < weight
             batch = {k: v[keep] for k, v in batch.items()}
-        batch = {k: v[:most].to(pipeline.device) for k, v in batch.items()}
+        batch = {k: v[:most].to(pipeline.device) for k, v in source.complete(batch).items()}
         rows, masks = {k: batch[k] for k in pipeline.expression.given}, source.masks(batch)
         n = len(next(iter(rows.values())))
         if n == 0:
@@ -462,6 +467,7 @@ def _read(
         with torch.no_grad():
             z = pipeline.standardise(rows, masks)
             context, _ = pipeline.heads[0].given(z, masks)
+            z = pipeline.values(z)
         for name, field in zip(rows, fields):
             if name not in summaries:
                 mask = masks[name].cpu() if name in masks else None
@@ -487,7 +493,7 @@ def _measures(
     """What scores look at: summaries and atoms of each given field, and the learned summary."""
     out: Measures = {}
     with torch.no_grad():
-        z = pipeline.standardise(rows, masks)
+        z = pipeline.values(pipeline.standardise(rows, masks))
         for name, summary in summaries.items():
             mask = masks[name].cpu() if name in masks else None
             groups = summary(z[name].cpu(), mask)

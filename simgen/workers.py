@@ -85,6 +85,7 @@ class Task:
         seen: The hosts whose probe file the coordinator has seen in the dataset.
         token: What a probe file holds.
         guarded: Whether a worker hands it to a child of its own.
+        round: The round that the rows belong to.
     """
 
     start: int
@@ -101,6 +102,7 @@ class Task:
     seen: frozenset[str] = frozenset()
     token: str = ""
     guarded: bool = False
+    round: int = 0
 
     @property
     def own(self) -> np.ndarray:
@@ -498,7 +500,9 @@ def execute(payload: Payload, task: Task) -> Result:
         return result
     fields = {**({"theta": task.own} if task.stored else {}), **result.columns}
     try:
-        path = write_shard(directory, task.start, fields, result.status, result.failures)
+        path = write_shard(
+            directory, task.start, fields, result.status, result.failures, task.round
+        )
     except OSError as error:
         if is_disk_full(error):
             raise

@@ -6,12 +6,13 @@ __all__ = ["Pairs", "select"]
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..expression import Expression
+from ..rounds import rows_following
 
 ROWS = 21  # purpose of a random stream: which rows, and which of them by weight
 
@@ -22,6 +23,7 @@ class Pairs:
 
     Attributes:
         names: Names of the target's columns.
+        columns: Names of the numbers of a given field, where it has them.
         source: In words, which rows these are.
         notes: What else should be known.
     """
@@ -31,6 +33,7 @@ class Pairs:
     names: tuple[str, ...]
     source: str
     notes: tuple[str, ...] = ()
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -64,10 +67,13 @@ def select(
         rows, source = np.arange(max(counts.values())), "all rows given"
         names, columns = tuple(dataset), {}
     else:
-        dataset, rows, source, notes = _unseen(dataset, provenance)
-        rounds: Any = dataset.provenance.get("rounds") or ()
-        if len(rounds) > 1:  # later rounds do not follow the prior
-            rows = rows[rows < rounds[1]["first"]]
+        truncation = (provenance or {}).get("truncation")
+        same = (provenance or {}).get("identity") == dataset.identity
+        dataset, rows, source, notes = _unseen(
+            rows_following(dataset, truncation, same), provenance
+        )
+        if truncation is not None:
+            notes = (*notes, "pairs lie inside the region that the model was trained in")
         names = tuple(dataset.fields)
         field = dataset.fields.get("theta")
         columns = {k: i for i, k in enumerate(field.names or ())} if field is not None else {}
@@ -114,8 +120,7 @@ def _pairs(
         part = column(name)
         part = part[:, None] if part.ndim == 1 else part
         size = int(np.prod(part.shape[1:]))
-        field = fields.get(name)
-        own = field.names if field is not None and part.ndim == 2 else None
+        own = _names(fields.get(name), part)
         names += list(own or ([name] if size == 1 else [f"{name}_{i}" for i in range(size)]))
         parts.append(part)
     if len(parts) > 1:
@@ -131,7 +136,14 @@ def _pairs(
     if not good.all():
         notes = (*notes, f"{int((~good).sum())} rows with NaN or infinite values were left out")
         truth, given = truth[good], {k: v[good] for k, v in given.items()}
-    return Pairs(truth, given, tuple(names), source, notes)
+    own_names = {k: _names(fields.get(k), v) for k, v in given.items()}
+    labels = {k: v for k, v in own_names.items() if v}
+    return Pairs(truth, given, tuple(names), source, notes, labels)
+
+
+def _names(described: Any, values: np.ndarray) -> tuple[str, ...]:
+    """Names of the columns of a vector, none where there are none."""
+    return tuple(getattr(described, "names", None) or ()) if values.ndim == 2 else ()
 
 
 def _unseen(

@@ -5,13 +5,15 @@ r"""calibrate(): is q(target | given) the conditional that the simulator implies
     \vartheta_s \sim q(\vartheta \mid x): \qquad
     g(\vartheta^*, x) \text{ and } g(\vartheta_s, x) \text{ are exchangeable for every } g
 
-Each check is one g: a parameter, the density of q, the distance to a point that depends on x.
+Each check is one g: a parameter, a product of two, the density of q, the distance to a point that
+depends on x, what a classifier has learned.
 """
 
 from __future__ import annotations
 
 __all__ = ["calibrate"]
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,20 +23,25 @@ import torch
 from torch import Tensor
 
 from ..expression import parse
-from .contraction import UNINFORMATIVE, contraction, information
+from .contraction import UNINFORMATIVE, information
+from .correlation import count_products
 from .coverage import count_denser
-from .dependence import rank_dependence
 from .drawing import draw
-from .pairs import Pairs, select
+from .hiding import select_hidden
+from .joint import DRAWS as JOINT_DRAWS
+from .judging import Evidence, Table, judge
+from .near import Neighbours, nearest, one_row
+from .pairs import Pairs
+from .places import describe
+from .pool import pooled, whitened
 from .ranks import count_below
 from .regression import Prediction, predict
 from .statistics import Statistics
 from .tarp import count_closer, reference_points
-from .uniformity import Uniformity, assess, randomised_ranks
+from .uniformity import randomised_ranks
 from .verdict import Verdict, holm
 
 FEWEST = 20
-NOTABLE = 0.01  # a test below this is named as the reason of a failure
 CHECKS = 22  # purpose of a random stream: ties, cells, reference points
 
 
@@ -48,14 +55,18 @@ def calibrate(
     draws: int = 255,
     alpha: float = 0.01,
     seed: int = 0,
+    near: Any = None,
+    mask: Any = None,
     progress: bool = True,
 ) -> Verdict:
     r"""Judges a conditional distribution by pairs that it was not trained on.
 
-    Rank statistics of each parameter, expected coverage, TARP, and whether ranks depend on x.
-    Every check gives one value a pair, exactly uniform if the conditional is right, and tests
-    these values with tests that hold for any number of pairs. What the posterior says at all is
-    reported beside it (contraction, information).
+    Rank statistics of each parameter and of their products, expected coverage, TARP, a classifier
+    two-sample test on the joint, and whether ranks depend on x: on where it points, and on the
+    region of it. Every check gives one value a pair, exactly uniform if the conditional is right,
+    and tests these values with tests that hold for any number of pairs; Holm's correction over all
+    of them holds the chance that an exact posterior fails at alpha. What the posterior says at all
+    is reported beside it (contraction, information).
 
     Arguments:
         conditional: A Conditional, or any callable from the given fields to a torch Distribution
@@ -71,11 +82,15 @@ def calibrate(
         draws: The number S of draws a pair.
         alpha: The chance that an exact posterior fails.
         seed: Of the choice of rows, of draws and of ties.
+        near: An observation, the given field or a dict of them: the fifth of the pairs that are
+            most like it is judged by itself as well.
+        mask: Judges what a model makes of gaps: which entries of the given side are observed, as
+            for `fit`; NaN stands for the others.
         progress: Whether to show progress.
 
     Raises:
         ValueError: If there are fewer than 20 pairs, a field is missing, or the shapes do not
-            match.
+            match, those of near among them.
         DatasetError: If no row is left that the model was not trained on.
 
     References:
@@ -86,11 +101,13 @@ def calibrate(
         | al., 2023)
         | https://arxiv.org/abs/2302.03026
     """
+    if near is not None and mask is not None:
+        raise ValueError("near= and mask= cannot go together: pairs with gaps have no distances")
     if draws < 20 or not 0 < alpha < 1:
         raise ValueError(f"calibrate needs draws >= 20 and 0 < alpha < 1; got {draws} and {alpha}")
     parsed = parse(getattr(conditional, "expression", expression))
     provenance = (getattr(conditional, "provenance", None) or {}).get("dataset")
-    pairs = select(dataset, parsed, provenance, n, seed)
+    pairs = select_hidden(dataset, parsed, provenance, n, seed, mask)
     if len(pairs) < FEWEST:
         raise ValueError(
             f"calibrate needs at least {FEWEST} pairs that the model was not trained on; found "
@@ -101,25 +118,48 @@ def calibrate(
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(CHECKS,)))
     prediction = predict(pairs.given, quantities.truth, seed)
     found = _draw(conditional, pairs, quantities, prediction, draws, seed, rng, progress)
-    rows = _judge(found, quantities, prediction, bool(pairs.given), draws, rng)
-    gain = _information(conditional, dataset, pairs, found, parsed.target)
+    notes = [*pairs.notes, *quantities.notes]
+    neighbours = None
+    if near is not None:
+        neighbours = _neighbours(conditional, near, pairs, quantities, found, draws, seed)
+        notes.append(
+            f"near: the {len(neighbours.rows)} pairs whose posteriors are most like that of the "
+            "observation"
+        )
+        if neighbours.far:
+            notes.append(
+                "the observation lies apart from all pairs: nothing here vouches for it; see "
+                "check_observation"
+            )
+    places = describe(pairs.given, pairs.columns, found.pool[0], quantities.names)
+    table = judge(
+        found,
+        quantities.names,
+        prediction,
+        pairs.given,
+        places,
+        neighbours,
+        draws,
+        seed,
+        rng,
+    )
+    _information(conditional, dataset, pairs, found.log_q, parsed.target, table)
     flags = tuple(
         row["parameter"]
-        for row in rows
+        for row in table.rows
         if row["check"] == "contraction" and row["statistic"] < UNINFORMATIVE
     )
-    notes = [*pairs.notes, *quantities.notes]
-    if found.get("log_q") is None:
+    if found.coverage is None:
         notes.append("the distribution has no density: expected coverage was left out")
     if len(pairs) < 200:
         notes.append(f"{len(pairs)} pairs find gross errors only")
-    tested = [row for row in rows if row["p_value"] is not None]
+    tested = [row for row in table.rows if row["p_value"] is not None]
     for row, p in zip(tested, holm([row["p_value"] for row in tested])):
         row["p_corrected"], row["passed"] = p, bool(p >= alpha)
         row["finding"] = "" if row["passed"] else row["finding"]
     return Verdict(
         passed=all(row["passed"] for row in tested),
-        table=rows + gain,
+        table=table.rows,
         n=len(pairs),
         draws=draws,
         source=pairs.source,
@@ -127,7 +167,7 @@ def calibrate(
         uninformative=flags,
         alpha=alpha,
         expression=str(parsed),
-        ranks=_kept(found, quantities.names),
+        ranks=table.ranks,
     )
 
 
@@ -140,13 +180,13 @@ def _draw(
     seed: int,
     rng: np.random.Generator,
     progress: bool,
-) -> dict[str, Any]:
-    """Ranks of every check, (n, k) or (n,), means and variances of draws (n, k), log q (n,)."""
+) -> Evidence:
+    """Draws for every pair, ranked in every check."""
     reference = torch.as_tensor(reference_points(prediction, rng))
     scale = torch.as_tensor(prediction.scale)
-    parts: dict[str, list[Any]] = {
-        k: [] for k in ("ranks", "coverage", "tarp", "mean", "variance", "log_q")
-    }
+    parts: dict[str, list[Any]] = defaultdict(list)
+    k = len(quantities.names)
+    moments = np.zeros((2, k, k))
     with _advancing(len(pairs), progress) as advance:
         for batch in draw(conditional, pairs.truth, pairs.given, draws, seed):
             values = quantities(batch.draws).double()
@@ -161,96 +201,57 @@ def _draw(
                     _ranked(count_denser(batch.log_q, batch.log_q_truth), rng)
                 )
                 parts["log_q"].append(batch.log_q_truth.numpy())
+            pool = pooled(values, truth)
+            if k > 1:
+                parts["products"].append(_ranked(count_products(pool), rng))
+            for moment, e in zip(moments, (pool.truth, pool.draws.flatten(0, 1))):
+                moment += (e.T @ e).numpy() / (len(e) / len(truth) * len(pairs))
+            for name, part in whitened(pool, JOINT_DRAWS).items():
+                parts[name].append(part.float().numpy())
+            parts["pool_mean"].append(pool.mean.numpy())
+            parts["pool_sd"].append(pool.sd.numpy())
             advance(len(truth))
-    found: dict[str, Any] = {k: np.concatenate(v) if v else None for k, v in parts.items()}
+    drawn = np.concatenate(parts.pop("drawn"), 1)
+    found: dict[str, Any] = {name: np.concatenate(part) for name, part in parts.items()}
+    pool_moments = found.pop("pool_mean"), found.pop("pool_sd")
+    for name in ("coverage", "log_q", "products"):
+        found.setdefault(name, None)
     found["tarp"] = found["tarp"][prediction.rows]
-    return found
+    return Evidence(drawn=drawn, pool=pool_moments, moments=(moments[0], moments[1]), **found)
+
+
+def _neighbours(
+    conditional: Callable[..., Any],
+    near: Any,
+    pairs: Pairs,
+    quantities: Statistics,
+    found: Evidence,
+    draws: int,
+    seed: int,
+) -> Neighbours:
+    """The pairs that are nearest to an observation."""
+    row = one_row(near, pairs)
+    batch = next(iter(draw(conditional, pairs.truth[:1], row, draws, seed + 1)))
+    values = quantities(batch.draws).double()
+    observed = values.mean(0).numpy(), values.std(0, correction=0).numpy()
+    return nearest(found.pool, pairs.given, observed, row)
 
 
 def _ranked(counts: tuple[Tensor, Tensor], rng: np.random.Generator) -> np.ndarray:
     return randomised_ranks(counts[0].numpy(), counts[1].numpy(), rng)
 
 
-def _judge(
-    found: Mapping[str, Any],
-    quantities: Statistics,
-    prediction: Prediction,
-    conditioned: bool,
-    draws: int,
-    rng: np.random.Generator,
-) -> list[dict[str, Any]]:
-    """The rows of the table."""
-    rows = []
-    for i, name in enumerate(quantities.names):
-        result = assess(found["ranks"][:, i], draws, rng)
-        rows.append(_row("ranks", name, result.statistic, result, _about_ranks(result)))
-    for check, say in (("coverage", _about_coverage), ("tarp", _about_tarp)):
-        if found[check] is not None:
-            result = assess(found[check], draws, rng)
-            rows.append(_row(check, "", result.statistic, result, say(result)))
-    if not conditioned:
-        return rows
-    known = prediction.rows
-    side = (prediction.mean - prediction.median)[known]
-    for i, name in enumerate(quantities.names):
-        mean, p = rank_dependence(found["ranks"][known, i], draws, side[:, i], rng)
-        finding = (
-            "says less of the parameter than x does" if mean > 0 else "overstates what x says"
-        )
-        row = _row("dependence", name, mean, None, finding)
-        rows.append(row | {"p_value": p})
-    shrink = contraction(found["mean"], found["variance"], draws)
-    for name, c in zip(quantities.names, shrink):
-        finding = "uninformative: no narrower than the prior" if c < UNINFORMATIVE else ""
-        rows.append(_row("contraction", name, float(c), None, finding))
-    return rows
-
-
-def _row(
-    check: str, parameter: str, statistic: float, result: Uniformity | None, finding: str
-) -> dict[str, Any]:
-    row = {
-        "check": check,
-        "parameter": parameter,
-        "statistic": float(statistic),
-        "p_value": None if result is None else result.p_value,
-        "p_corrected": None,
-        "passed": None,
-        "finding": finding,
-    }
-    return row if result is None else row | {"tests": result.tests}
-
-
-def _about_ranks(result: Uniformity) -> str:
-    words = []
-    if result.tests["shift"] < NOTABLE:
-        words.append(f"{'low' if result.shift > 0 else 'high'} by {abs(result.shift):.2f} sd")
-    if result.tests["spread"] < NOTABLE and abs(result.width - 1) > 0.02:
-        side = "narrow" if result.width < 1 else "wide"
-        words.append(f"too {side}: {result.width:.2f} of its due width")
-    return ", ".join(words) or "ranks are not uniform"
-
-
-def _about_coverage(result: Uniformity) -> str:
-    if result.tests["shift"] >= NOTABLE:
-        return "coverage is off at some levels"
-    return "overconfident" if result.shift > 0 else "underconfident"
-
-
-def _about_tarp(result: Uniformity) -> str:
-    if result.tests["shift"] >= NOTABLE:
-        return "coverage around points that x chooses is off"
-    if result.shift > 0:
-        return "the truth lies too far from where x points"
-    return "ignores part of what x says"
-
-
 def _information(
-    conditional: Any, dataset: Any, pairs: Pairs, found: Mapping[str, Any], target: tuple[str, ...]
-) -> list[dict[str, Any]]:
+    conditional: Any,
+    dataset: Any,
+    pairs: Pairs,
+    log_q: np.ndarray | None,
+    target: tuple[str, ...],
+    table: Table,
+) -> None:
     """The row of the information gain, where the prior's density is known."""
-    if found["log_q"] is None or target != ("theta",) or not pairs.given:
-        return []
+    if log_q is None or target != ("theta",) or not pairs.given:
+        return
     prior = getattr(conditional, "prior", None)
     if prior is None and not isinstance(dataset, Mapping):
         try:
@@ -258,22 +259,12 @@ def _information(
         except ValueError:  # a prior of which only names and support are stored
             prior = None
     if prior is None:
-        return []
+        return
     log_prior = prior.log_prob(torch.as_tensor(pairs.truth, dtype=torch.float64)).numpy()
-    gain, error = information(found["log_q"], log_prior)
-    if not np.isfinite(gain):
-        return []
-    row = _row("information", "", gain, None, f"± {error:.2g} nats gained over the prior, a pair")
-    return [row]
-
-
-def _kept(found: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, dict[str, list[int]]]:
-    """The ranks that plots need, as plain lists."""
-    ranks = {"ranks": {k: found["ranks"][:, i].tolist() for i, k in enumerate(names)}}
-    for check in ("coverage", "tarp"):
-        if found[check] is not None:
-            ranks[check] = {"": found[check].tolist()}
-    return ranks
+    gain, error = information(log_q, log_prior)
+    if np.isfinite(gain):
+        text = f"± {error:.2g} nats gained over the prior, a pair"
+        table.add("information", "", gain, text)
 
 
 @contextmanager

@@ -64,10 +64,20 @@ def _field_summaries(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate(out, 1)
 
 
+def _filled(x: np.ndarray) -> list[np.ndarray]:
+    """x (n, ...), means in the place of NaN; where there is any, also which entries are there."""
+    there = ~np.isnan(np.asarray(x, dtype=np.float64))
+    if there.all():
+        return [x]
+    mean = np.where(there, x, 0.0).sum(0) / np.maximum(there.sum(0), 1)
+    return [np.where(there, x, mean), there.astype(np.float64)]
+
+
 def summaries(given: Mapping[str, np.ndarray], seed: int = 0) -> np.ndarray:
     """Standardised features h(x) (n, p) of the given fields; of few, their squares too."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(11,)))
-    h = np.concatenate([_field_summaries(x, rng) for x in given.values()], 1)
+    parts = [part for x in given.values() for part in _filled(x)]
+    h = np.concatenate([_field_summaries(x, rng) for x in parts], 1)
     low, center, high = np.quantile(h, [0.16, 0.5, 0.84], axis=0)
     scale = np.where(high > low, (high - low) / 2, h.std(0))
     h = h[:, scale > 0]

@@ -11,7 +11,7 @@ any other shape.
 
 from __future__ import annotations
 
-__all__ = ["Uniformity", "assess", "randomised_ranks"]
+__all__ = ["Uniformity", "assess", "normal_scores", "randomised_ranks"]
 
 from dataclasses import dataclass
 
@@ -52,6 +52,12 @@ def randomised_ranks(below: np.ndarray, ties: np.ndarray, rng: np.random.Generat
     """
     below, ties = np.asarray(below, dtype=int), np.asarray(ties, dtype=int)
     return below + rng.integers(0, ties + 1)
+
+
+def normal_scores(ranks: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """z of ranks in 0 ... draws, any shape: exactly N(0, 1) if the ranks are uniform."""
+    u = (ranks + rng.random(np.shape(ranks))) / (draws + 1)
+    return ndtri(np.clip(u, 1e-15, 1 - 1e-15))
 
 
 def assess(ranks: np.ndarray, draws: int, rng: np.random.Generator) -> Uniformity:

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+TITLES = {
+    "ranks": ("Ranks of the truth", "rank among the draws (fraction)"),
+    "coverage": ("Expected coverage", "credibility level"),
+    "tarp": ("TARP", "credibility level"),
+    "c2st": ("Classifier", "rank of the truth by its score"),
+    "local": ("Local", "rank (fraction)"),
+    "near": ("Near the observation", "rank among the draws (fraction)"),
+}
+
 
 @styled
 def loss_curves(history: Any) -> Figure:
@@ -72,7 +81,7 @@ def _columns(history: Any) -> dict[str, list[Any]]:
 
 @styled
 def verdict_figure(verdict: Any) -> Figure:
-    """Ranks, coverage and TARP: empirical distributions less uniform, with 95 % bands.
+    """Ranks of every check: empirical distributions less uniform, with 95 % bands.
 
     Arguments:
         verdict: What `calibrate` returned.
@@ -80,20 +89,32 @@ def verdict_figure(verdict: Any) -> Figure:
     panels = [(check, ranks) for check, ranks in verdict.ranks.items() if ranks]
     if not panels:
         raise ValueError("this verdict keeps no ranks to plot")
-    figure = new_figure(3.5 * len(panels), 3.1)
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    titles = {
-        "ranks": ("Ranks of the truth", "rank among the draws"),
-        "coverage": ("Expected coverage", "credibility level"),
-        "tarp": ("TARP", "credibility level"),
-    }
-    for ax, (check, ranks) in zip(axes, panels):
-        title, xlabel = titles.get(check, (check, "rank"))
+    columns = min(len(panels), 3)
+    lines = -(-len(panels) // columns)
+    figure = new_figure(3.5 * columns, 3.1 * lines)
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for ax, (check, ranks) in zip(axes.flat, panels):
+        title, xlabel = TITLES.get(check, (check, "rank (fraction)"))
+        if check == "local":
+            title, ranks = _by_place(ranks)
         _rank_panel(ax, ranks, verdict.draws)
         ax.set_title(title)
-        ax.set_xlabel(f"{xlabel} (fraction)" if check == "ranks" else xlabel)
-    axes[0].set_ylabel("ECDF - uniform")
+        ax.set_xlabel(xlabel)
+    for ax in list(axes.flat)[len(panels) :]:
+        ax.remove()
+    for row in axes:
+        row[0].set_ylabel("ECDF - uniform")
     return figure
+
+
+def _by_place(ranks: Mapping[str, Sequence[int]]) -> tuple[str, dict[str, Sequence[int]]]:
+    """A title, and ranks by third, of keys "quantity | place | third"."""
+    parts = [key.split(" | ") for key in ranks]
+    mean = "the posterior mean of "
+    place = parts[0][1]
+    where = f"mean of {tex(place[len(mean) :])}" if place.startswith(mean) else tex(place)
+    title = f"Local: {tex(parts[0][0])} by {where}"
+    return title, {part[2]: values for part, values in zip(parts, ranks.values())}
 
 
 def _rank_panel(ax: Axes, ranks: Mapping[str, Sequence[int]], draws: int) -> None:

@@ -17,7 +17,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["pareto_k", "weighted"]
+__all__ = ["RELIABLE", "pareto_k", "weighted"]
 
 import math
 
@@ -26,6 +26,9 @@ import torch
 from torch import Tensor
 
 from .smc import Particles
+
+RELIABLE = 0.7
+"""The Pareto shape above which weights are no answer."""
 
 
 def weighted(x: Tensor, log_target: Tensor, log_proposal: Tensor) -> Particles:

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from simgen.samplers.problem import levels
+from simgen.samplers.levels import levels
 from simgen.samplers.windows import Windows
 
 from .task import Rate

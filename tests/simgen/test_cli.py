@@ -108,6 +108,11 @@ def test_calibrate_prints_and_stores_the_verdict(work, capsys):
     assert simgen.Verdict.from_dict(verdict).headline in text
     code = command("calibrate", model, work / "data", "--no-store", "--strict")
     assert code == (0 if verdict["passed"] else 1)
+    assert command("calibrate", model, work / "data", "--no-store", "--near", "0.3,0.2") == 0
+    assert "near" in capsys.readouterr().out
+    assert command("inspect", model) == 0
+    text = capsys.readouterr().out
+    assert "corrected p" in text and "c2st" in text and "local" in text
 
 
 def test_report_writes_one_page(work):

@@ -140,6 +140,25 @@ def test_what_is_not_given_is_left_out_and_said(tmp_path: Path) -> None:
         assert f"{what}" in reader.words.split("Left out")[-1]
 
 
+@pytest.mark.parametrize(
+    ("noise", "word", "kind"), [(NOISE, "they agree", "good"), (0.05, "which is much", "bad")]
+)
+def test_the_cross_check_is_one_number(tmp_path: Path, noise: float, word: str, kind: str) -> None:
+    def surrogate(x, theta):
+        return Normal(theta[:, [0, 1, 0, 1]], noise).log_prob(x).sum(-1)
+
+    x = np.array([0.3, -0.2, 0.4, 0.1])
+    text = report(
+        tmp_path / "page.html", Exact(), observation=x, surrogate=surrogate, draws=500
+    ).read_text()
+    reader = Reader(text)
+    spread = float(re.search(r"differ by ([\d.e+-]+) nats", reader.words)[1])
+    assert (spread < 1e-3) == (noise == NOISE) and word in reader.words
+    assert f'class="lead {kind}"' in text.split("Cross-check")[1]
+    bare = report(tmp_path / "bare.html", Exact(), observation=x, draws=500).read_text()
+    assert "no surrogate likelihood was given" in Reader(bare).words
+
+
 def test_the_models_own_verdict_is_shown(tmp_path: Path, page: Path) -> None:
     rng = np.random.default_rng(1)
     theta = rng.standard_normal((300, 2)).astype(np.float32)

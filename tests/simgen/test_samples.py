@@ -4,8 +4,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from torch.distributions import Independent, MultivariateNormal, Normal
+from torch.distributions import Independent, LogNormal, MultivariateNormal, Normal, Uniform
 
+from simgen.prior import Prior
 from simgen.samples import Samples
 
 
@@ -113,6 +114,8 @@ def test_summary_against_truth() -> None:
         ({"names": ("a", "a")}, "must differ"),
         ({"units": ("m",)}, "units must be 2"),
         ({"log_weights": np.zeros(2)}, "log_weights must be"),
+        ({"bounds": [[0, 1]]}, "bounds must be"),
+        ({"bounds": [[0, 1], [1, 1]]}, "bounds of 'theta_1' must have low < high"),
         ({"log_weights": np.full(3, -np.inf)}, "no draw has any weight"),
     ],
 )
@@ -121,17 +124,17 @@ def test_what_does_not_match_is_refused(arguments: dict, message: str) -> None:
         Samples(np.zeros((3, 2)), **arguments)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_arviz_gets_the_draws(weighted: Samples) -> None:
-    pytest.importorskip("arviz")
-    data = weighted.resample(1000).to_arviz()
-    assert data.posterior["mu"].shape == (1, 1000)
-    assert float(data.posterior["mu"].mean()) == pytest.approx(1.0, abs=0.15)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_getdist_gets_weights_and_labels(weighted: Samples) -> None:
-    pytest.importorskip("getdist")
-    samples = weighted.to_getdist()
-    assert samples.mean("mu") == pytest.approx(weighted.mean[0], abs=1e-6)
-    assert samples.getParamNames().names[0].label == r"\mu"
+def test_draw_takes_bounds_from_the_support_and_files_keep_them(tmp_path: Path) -> None:
+    prior = Prior(a=Uniform(0.1, 0.5), b=LogNormal(0.0, 1.0), c=Normal(0.0, 1.0))
+    wanted = [[0.1, 0.5], [0.0, np.inf], [-np.inf, np.inf]]
+    drawn = Samples.draw(prior, 10, seed=0)
+    assert drawn.bounds.tolist() == wanted
+    assert Samples.draw(prior, 10, bounds=[[0, 1]] * 3).bounds.tolist() == [[0, 1]] * 3
+    weighted = Samples(drawn.draws, log_weights=np.zeros(10), bounds=drawn.bounds)
+    assert weighted.resample(5).bounds.tolist() == wanted
+    path = tmp_path / "s.h5"
+    weighted.save(path)
+    assert Samples.load(path).bounds.tolist() == wanted
+    with h5py.File(path, "a") as file:
+        del file.attrs["bounds"]  # as before bounds were kept
+    assert Samples.load(path).bounds.tolist() == [[-np.inf, np.inf]] * 3

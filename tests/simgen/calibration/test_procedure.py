@@ -8,7 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.distributions import Distribution, Independent, Normal, Poisson
+from torch.distributions import (
+    Distribution,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    Poisson,
+)
 
 from simgen.calibration import Verdict, calibrate
 
@@ -70,6 +76,35 @@ def test_mistakes_are_called_by_their_name() -> None:
     assert judge("width 0.7").row("coverage")["finding"] == "overconfident"
     assert judge("width 1.4").row("coverage")["finding"] == "underconfident"
     assert "high by 0.3" in judge("shifted", n=2000).row("ranks", "theta_0")["finding"]
+
+
+@pytest.mark.parametrize("d", [2, 5])
+def test_a_wrong_correlation_passes_every_rank_of_a_parameter_and_fails_two_checks(d: int) -> None:
+    def q(x: torch.Tensor) -> Distribution:
+        covariance = SD**2 * torch.eye(d)
+        covariance[0, 1] = covariance[1, 0] = 0.5 * SD**2
+        return MultivariateNormal(x / (1 + NOISE**2), covariance)
+
+    for seed in range(3):
+        verdict = calibrate(q, pairs(1000, d, seed), seed=seed, progress=False)
+        assert not verdict.row("correlation")["passed"] and not verdict.row("c2st")["passed"]
+        assert verdict.row("ranks", "theta_0")["passed"]
+        assert verdict.row("correlation")["statistic"] == pytest.approx(-0.5, abs=0.12)
+        text = verdict.row("correlation")["finding"]
+        assert text.startswith("theta_0 and theta_1: true values correlate by")
+        assert "the product of theta_0 and theta_1" in verdict.row("c2st")["finding"]
+
+
+def test_what_is_wrong_in_one_region_alone_is_found_there() -> None:
+    def q(x: torch.Tensor) -> Distribution:
+        scale = torch.where(x[:, :1] > 0, 0.75, 1 / 0.75)
+        return Independent(Normal(x / (1 + NOISE**2), SD * scale.expand_as(x)), 1)
+
+    verdict = calibrate(q, pairs(1000, 2, 0), progress=False)
+    row, text = verdict.row("local", "theta_0"), verdict.row("local", "theta_0")["finding"]
+    assert not row["passed"] and not verdict.row("c2st")["passed"]
+    assert ("too narrow where" in text) == ("is high" in text) and "_0 is" in text
+    assert "how that depends on x" in verdict.row("c2st")["finding"]
 
 
 def test_the_prior_passes_sbc_and_is_flagged() -> None:

@@ -46,11 +46,11 @@ def test_survives_json_whole(verdict: Verdict) -> None:
 def test_plots_from_json(verdict: Verdict) -> None:
     again = Verdict.from_dict(json.loads(json.dumps(verdict.to_dict())))
     figure = again.plot()
-    assert [ax.get_title() for ax in figure.axes] == [
-        "Ranks of the truth",
-        "Expected coverage",
-        "TARP",
-    ]
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles[:4] == ["Ranks of the truth", "Expected coverage", "TARP", "Classifier"]
+    assert len(titles) == 5 and titles[4].startswith("Local: ")
+    legend = [text.get_text() for text in figure.axes[4].get_legend().get_texts()]
+    assert legend == ["95 % band", "low", "middle", "high"]
 
 
 def test_reads_in_words(verdict: Verdict) -> None:
