@@ -116,7 +116,7 @@ def main() -> None:
     """Runs the study and writes coverage.json, coverage.md and its figures beside itself."""
     options = argparse.ArgumentParser(prog="python -m studies.trust.coverage")
     options.add_argument("--rows", type=int, default=10_000, help="simulations to learn from")
-    options.add_argument("--pairs", type=int, default=20_000, help="simulations to calibrate on")
+    options.add_argument("--pairs", type=int, default=60_000, help="simulations to calibrate on")
     options.add_argument("--points", type=int, default=200)
     options.add_argument("--trials", type=int, default=400, help="at each point")
     options.add_argument("--budget", default="2min", help="wall time of training")

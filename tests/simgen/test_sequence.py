@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -152,3 +154,18 @@ def test_what_does_not_fit_is_refused(whole, tmp_path) -> None:
     for n, rounds in ((0, 2), ([500, 500], 3), (500, 0)):
         with pytest.raises(ValueError, match="positive number for each"):
             sequential(simulator(), SEEN, n, tmp_path / "n", rounds=rounds, model=MODEL)
+
+
+def test_the_page_runs(tmp_path, monkeypatch):
+    """docs/sequential.md, with fewer rows."""
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs/sequential.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.S))
+    small = "rounds=2, model=simgen.Flow(transforms=1, hidden=(16,))"
+    for much, little in (("10_000", "2000"), ("1_000", "300"), ("2_000", "600"), ("rounds=3", small)):
+        code = code.replace(much, little)
+    names = {}
+    exec(code, names)
+    theta = names["theta"].double()
+    off = (theta.mean(0) - torch.as_tensor(names["x_o"])).abs()
+    assert float(off.max()) < 0.5 and float(theta.std(0).max()) < 1
