@@ -7,8 +7,8 @@ r"""Noise levels: many where the prior is far from Gaussian, few where it is not
 
 Steps that know V are exact for a Gaussian prior, whose V is the same everywhere. How much V
 varies among draws of the prior, in random directions v, is the third cumulant of x_0 given x_t, of
-which a step of length h in log sigma makes an error of order h^3: the sum over steps is least where
-they are as dense as a root of its size.
+which a step of length h in log sigma makes an error of order h^3: the sum over steps is least
+where they are as dense as a root of its size.
 """
 
 from __future__ import annotations

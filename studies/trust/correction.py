@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 import simgen
-from simgen.calibration.c2st import c2st
 from simgen.agreement import cross_check
+from simgen.calibration.c2st import c2st
 from simgen.pooling import pool
 from simgen.posterior import ApproximateWarning
 from simulators.benchmarks import TASKS

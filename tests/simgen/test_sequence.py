@@ -162,7 +162,8 @@ def test_the_page_runs(tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs/sequential.md").read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.S))
     small = "rounds=2, model=simgen.Flow(transforms=1, hidden=(16,))"
-    for much, little in (("10_000", "2000"), ("1_000", "300"), ("2_000", "600"), ("rounds=3", small)):
+    fewer = {"10_000": "2000", "1_000": "300", "2_000": "600", "rounds=3": small}
+    for much, little in fewer.items():
         code = code.replace(much, little)
     names = {}
     exec(code, names)
