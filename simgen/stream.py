@@ -2,15 +2,18 @@ r"""Mini-batches of tensors, shuffled, from memory or from disk.
 
 In memory a batch is a slice of a permutation, gathered once a field. From disk, rows are cut
 into chunks of neighbours; each epoch permutes the chunks, reads as many as fit a window, one
-contiguous read each, and permutes the rows within it. One window is served while a thread fills
-the other; both are filled again and again, as fresh memory costs more than reading into it.
-Either way an epoch's order is a function of seed and epoch, and every row comes exactly once.
+contiguous read each, and puts every row where its turn in the window is: batches are slices, and
+a row crosses the memory bus once, as a chunk stays in the processor's cache. One window is served
+while a thread fills the other; both are filled again and again, as fresh memory costs more than
+reading into it, unless somebody still holds a batch of theirs. Either way an epoch's order is a
+function of seed and epoch, and every row comes exactly once.
 """
 
 from __future__ import annotations
 
 __all__ = ["Batches"]
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -33,6 +36,11 @@ class _Window(NamedTuple):
 
     chunks: list[np.ndarray]
     seed: int
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return sum(map(len, self.chunks))
 
 
 class Batches:
@@ -144,9 +152,10 @@ class Batches:
         count = -(-len(self.rows) // size)
         chunks = [self.rows[i * size : (i + 1) * size] for i in range(count)]
         order = generator.permutation(count) if self.shuffle else np.arange(count)
-        extents = np.array([_extent(chunk) for chunk in chunks])
-        ends, most = np.cumsum(extents[order]), max(budget // self._width, int(extents.max()))
-        self._capacity = min(most, int(ends[-1]))
+        self._longest = max(map(_extent, chunks))
+        ends = np.cumsum([len(chunks[i]) for i in order])
+        most = max(budget // self._width - 1, size)
+        self._capacity = min(most, len(self.rows))
         out, k = [], 0
         while k < count:
             before = int(ends[k - 1]) if k else 0
@@ -156,56 +165,63 @@ class Batches:
             k = end
         return out
 
-    def _buffer(self) -> dict[str, np.ndarray]:
-        """Room for a window's rows: one that is not in use, or a new one."""
-        while self._spare:
-            spare = self._spare.pop()
-            if len(next(iter(spare.values()))) >= self._capacity:
-                return spare
+    def _empty(self, rows: int) -> dict[str, np.ndarray]:
+        """Room for so many rows."""
         return {
-            name: np.empty((self._capacity, *column.field.shape), column.dtype)
+            name: np.empty((rows, *column.field.shape), column.dtype)
             for name, column in self._fields.items()
         }
 
+    def _buffer(self) -> dict[str, np.ndarray]:
+        """Room for a window's rows, and one of no use: what no batch is a part of any more, or
+        new.
+        """
+        for i, spare in enumerate(self._spare):
+            if len(next(iter(spare.values()))) > self._capacity and _unused(spare):
+                return self._spare.pop(i)
+        return self._empty(self._capacity + 1)
+
     def _load(
-        self, window: _Window, buffer: dict[str, np.ndarray]
-    ) -> tuple[dict[str, np.ndarray], Tensor]:
-        """A window's rows, as they lie on disk, and the places in which to serve them."""
-        places, end = [], 0
-        for rows in window.chunks:
-            start, extent = end, _extent(rows)
-            end += extent
-            first, whole = int(rows[0]), int(rows[-1] - rows[0]) + 1 == extent
-            places.append(start + (rows - first if whole else np.arange(len(rows))))
-            for name, array in buffer.items():
-                if whole:  # the span, with the few rows in it that are not wanted
-                    self.view.dataset._read_range(name, first, first + extent, array[start:end])
-                else:
-                    self.view.dataset.read_rows(name, rows, array[start:end])
-        order = np.concatenate(places)
+        self, window: _Window, buffer: dict[str, np.ndarray], chunk: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """A window's rows, in the order in which they are served, by way of a chunk."""
+        n, at = window.rows, 0
         if self.shuffle:
-            order = np.random.default_rng(window.seed).permutation(order)
-        return buffer, torch.from_numpy(order)
+            places = np.random.default_rng(window.seed).permutation(n)
+        else:
+            places = np.arange(n)
+        for rows in window.chunks:
+            extent, first = _extent(rows), int(rows[0])
+            to, at = places[at : at + len(rows)], at + len(rows)
+            whole = int(rows[-1]) - first + 1 == extent
+            if whole and extent > len(rows):  # the few rows in the span that are not wanted
+                wanted, to = to, np.full(extent, n)
+                to[rows - first] = wanted
+            for name, array in buffer.items():
+                piece = chunk[name][:extent]
+                if whole:
+                    self.view.dataset._read_range(name, first, first + extent, piece)
+                else:
+                    self.view.dataset.read_rows(name, rows, piece)
+                array[to] = piece
+        return buffer
 
     def _from_disk(
         self, generator: np.random.Generator, start: int
     ) -> Iterator[dict[str, Tensor]]:
         windows = self._windows(generator)
-        ends = np.cumsum([sum(len(chunk) for chunk in w.chunks) for w in windows])
+        ends = np.cumsum([window.rows for window in windows])
         position = self._bounds(start)[0] if start < self.steps else len(self.rows)
         w = int(np.searchsorted(ends, position, side="right"))
-        following = iter(windows[w:])
-        buffers = [self._buffer() for _ in range(min(2, len(windows) - w))]
-        spare = list(buffers)
+        following, chunk = iter(windows[w:]), self._empty(self._longest)
         with ThreadPoolExecutor(1, thread_name_prefix="simgen-read") as reader:
 
             def submit() -> Any:
                 window = next(following, None)
-                return window and reader.submit(self._load, window, spare.pop())
+                return window and reader.submit(self._load, window, self._buffer(), chunk)
 
             ahead = submit()
             held: dict[str, np.ndarray] = {}
-            order = torch.empty(0, dtype=torch.int64)
             low = high = 0
             try:
                 for step in range(start, self.steps):
@@ -213,22 +229,34 @@ class Batches:
                     position, end = self._bounds(step)
                     while position < end:
                         if position >= high:
-                            if held:
-                                spare.append(held)
-                            held, order = ahead.result()
+                            self._put_back(held)
+                            held = ahead.result()
                             low, high = int(ends[w - 1]) if w else 0, int(ends[w])
                             w, ahead = w + 1, submit()
                         stop = min(end, high)
-                        index = order[position - low : stop - low]
-                        parts.append({k: _taken(v, index) for k, v in held.items()})
+                        part = {
+                            k: _tensor(v[position - low : stop - low]) for k, v in held.items()
+                        }
+                        end_of_next = int(self.ends[min(step + 1, self.steps - 1)])
+                        if stop == high or end_of_next > high:  # the last leave it free
+                            part = {k: v.clone() for k, v in part.items()}
+                        parts.append(part)
                         position = stop
-                    yield {k: self._joined([part[k] for part in parts]) for k in self.names}
+                    batch = {k: self._joined([part[k] for part in parts]) for k in self.names}
+                    del parts, part
+                    yield batch
+                    del batch
             finally:
                 if ahead:
                     ahead.cancel()
                     with suppress(Exception):
-                        ahead.result()
-                self._spare = buffers
+                        self._put_back(ahead.result())
+                self._put_back(held)
+
+    def _put_back(self, buffer: dict[str, np.ndarray]) -> None:
+        """Keeps a buffer for another window."""
+        if buffer:
+            self._spare = [*self._spare, buffer][-2:]
 
     def _joined(self, parts: list[Tensor]) -> Tensor:
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -243,11 +271,9 @@ def _extent(rows: np.ndarray) -> int:
     return span if span <= _DENSE * len(rows) else len(rows)
 
 
-def _taken(array: np.ndarray, index: Tensor) -> Tensor:
-    """Rows of an array, as a tensor of their own."""
-    if array.dtype.name in _UNSIGNED:
-        return _tensor(array[index.numpy()])
-    return torch.from_numpy(array).index_select(0, index)
+def _unused(buffer: dict[str, np.ndarray]) -> bool:
+    """Whether nothing but the buffer itself holds its arrays."""
+    return all(sys.getrefcount(buffer[name]) <= 2 for name in buffer)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -90,9 +90,9 @@ def test_a_stream_reads_contiguously_with_few_files_within_its_memory(
         assert len(self._open) <= 8
         return read(self, name, start, stop, out)
 
-    def measured(self, item, buffer):
-        out = load(self, item, buffer)
-        window.append(sum(v.nbytes for v in out[0].values()))
+    def measured(self, item, *room):
+        out = load(self, item, *room)
+        window.append(sum(v.nbytes for v in out.values()))
         return out
 
     monkeypatch.setattr(simgen.shard.Segments, "read", counted)
@@ -194,9 +194,9 @@ def test_windows_are_filled_again_and_again(dataset, monkeypatch) -> None:
     buffers = set()
     load = Batches._load
 
-    def noted(self, window, buffer):
+    def noted(self, window, buffer, chunk):
         buffers.add(buffer["x"].ctypes.data)
-        return load(self, window, buffer)
+        return load(self, window, buffer, chunk)
 
     monkeypatch.setattr(Batches, "_load", noted)
     for epoch in range(3):
@@ -205,6 +205,16 @@ def test_windows_are_filled_again_and_again(dataset, monkeypatch) -> None:
     both = zip(batches.epoch(3), batches.epoch(4))  # two at a time do not share
     first = [batch["theta"][:, 0].long() for batch, _ in both]
     assert all(torch.equal(a, b) for a, b in zip(first, numbers(batches, 3)))
+
+
+def test_batches_that_are_kept_are_not_written_over(dataset) -> None:
+    batches = Batches(dataset, NAMES, 100, memory=100_000)
+    kept = list(batches.epoch(0))
+    copies = [{k: v.clone() for k, v in batch.items()} for batch in kept]
+    for epoch in range(1, 3):
+        assert len(numbers(batches, epoch)) == batches.steps
+    for batch, copy in zip(kept, copies):
+        assert all(torch.equal(batch[k], copy[k]) for k in batch)
 
 
 def test_batches_for_a_gpu_leave_from_pinned_memory(dataset, monkeypatch) -> None:
