@@ -454,8 +454,8 @@ def test_bad_arguments_leave_nothing(tmp_path) -> None:
         simulate(rowwise(True), 10, path, shard_size=100)
     with pytest.raises(ValueError, match="on_error"):
         simulate(rowwise(True), 10, path, on_error="ignore")
-    with pytest.raises(TypeError, match="proposal"):
-        simulate(rowwise(True), 10, path, proposal=None)  # type: ignore[call-arg]
+    with pytest.raises((TypeError, ValueError), match="proposal"):
+        simulate(rowwise(True), 10, path, proposal="elsewhere")
     clash = simgen.simulator(lambda t, r: {"x": t, "mu": t}, prior=PRIOR)
     with pytest.raises(DatasetError, match="'mu'"):
         simulate(clash, 10, path)
