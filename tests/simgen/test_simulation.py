@@ -193,7 +193,13 @@ def mine():
 def test_interrupt_keeps_what_is_committed_and_says_how_to_go_on(tmp_path) -> None:
     command = script(tmp_path, SLOW, n=100_000, workers=2, rest=", block=32, shard_size=32")
     process = subprocess.Popen(
-        command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # what runs in the background of a shell ignores it, and so would what it starts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     path = tmp_path / "data"
     wait_for_shards(path, 3)
