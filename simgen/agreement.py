@@ -33,6 +33,7 @@ from torch import Tensor
 
 from .domain import check_domain
 from .posterior import Evidence
+from .randomness import seeded
 from .samplers.importance import RELIABLE, pareto_k, weighted
 
 _FINE, _FAIR = 0.3, 1.0
@@ -167,8 +168,7 @@ def cross_check(
         raise ValueError(f"x is a batch of shape {tuple(q.batch_shape)}: give one observation")
     check_domain(prior, q, "the posterior", seed)
     d = torch.Size(q.event_shape).numel()
-    with torch.no_grad(), torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with torch.no_grad(), seeded(seed):
         theta = q.sample((draws,)).reshape(draws, d)
         log_q = q.log_prob(theta.view(draws, *q.batch_shape, *q.event_shape)).reshape(draws)
         log_p = prior.log_prob(theta.view(draws, *prior.event_shape)).reshape(draws).double()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .randomness import seeded
 from .support import bounds_of
 
 _DRAWS = 4096
@@ -44,8 +45,7 @@ def check_domain(asked: Any, learned: Any, what: str, seed: int = 0) -> None:
             f"the prior is wider than {what}: it has {said}, the other {known}, and nothing was "
             "learned beyond; simulate there, or narrow the prior"
         )
-    with torch.no_grad(), torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with torch.no_grad(), seeded(seed):
         drawn = asked.sample((_DRAWS,)).reshape(_DRAWS, *learned.event_shape)
         outside = float(_outside(learned, drawn).double().mean())
     if outside > 0:

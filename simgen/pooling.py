@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from .posterior import Posterior
+from .randomness import seeded
 
 _GRID = torch.linspace(0, 1, 21, dtype=torch.float64)
 _CHUNK = 20_000
@@ -127,8 +128,7 @@ def pool(
     theta, x = (v[:rows] for v in _held_out(held_out))
     if len(theta) < 50:
         raise ValueError(f"pooling needs 50 held-out simulations or more; found {len(theta)}")
-    with torch.no_grad(), torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with torch.no_grad(), seeded(seed):
         q = posterior(x)
         drawn = torch.cat([theta[None], q.sample((draws,)).reshape(draws, *theta.shape)])
         log_q = q.log_prob(drawn).double()

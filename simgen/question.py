@@ -22,6 +22,7 @@ from torch import Tensor
 from .instrument import check_operator, observations
 from .likelihood import Likelihood, Rows, as_likelihood
 from .prior import Prior
+from .randomness import seeded
 from .samplers.space import joint_space
 
 _TRIED = 64  # draws of the prior that a likelihood is tried on
@@ -104,8 +105,7 @@ class Question:
         if not self.single:
             where = joint_space(self.priors)
             return where.unknowns(where.draw(n, torch.Generator().manual_seed(self.seed)))
-        with torch.no_grad(), torch.random.fork_rng([]):
-            torch.manual_seed(self.seed)
+        with torch.no_grad(), seeded(self.seed):
             return {self.name: self.prior.sample((n,)).reshape(n, *self.event)}
 
     @property
@@ -221,8 +221,7 @@ def _check_support(likelihood: Likelihood, question: Question) -> None:
     """Refuses a prior that reaches beyond the one that a surrogate was trained with."""
     if not hasattr(likelihood, "trained"):
         return
-    with torch.random.fork_rng([]):
-        torch.manual_seed(question.seed)
+    with seeded(question.seed):
         rows = {
             k: p.sample((_SUPPORT,)).reshape(_SUPPORT, -1)
             for k, p in question.priors.items()

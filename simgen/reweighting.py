@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .domain import check_domain
 from .posterior import Posterior
+from .randomness import seeded
 
 _DRAWS = 4096
 
@@ -92,8 +93,7 @@ def with_prior(
 
 def _warn_rare(prior: Any, known: Any, seed: int) -> None:
     """Warns where the new prior draws what the old one hardly ever did."""
-    with torch.no_grad(), torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with torch.no_grad(), seeded(seed):
         least = known.log_prob(known.sample((_DRAWS,))).min()
         rare = float((known.log_prob(prior.sample((_DRAWS,))) < least).double().mean())
     if rare > 0.01:

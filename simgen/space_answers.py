@@ -16,6 +16,7 @@ from .answer import answer, of_chains, of_particles
 from .domain import check_domain
 from .posterior import Outcome, Posterior
 from .question import Question
+from .randomness import seeded
 from .samplers.hmc import hmc_sample
 from .samplers.importance import RELIABLE, pareto_k, weighted
 from .samplers.slice import elliptical_slice, slice_sample
@@ -126,8 +127,7 @@ def proposed(question: Question, proposal: Any) -> Posterior:
         check_domain(prior, trained, "the prior that the proposal was trained with", question.seed)
 
     def run(n: int, generator: torch.Generator) -> Outcome:
-        with torch.no_grad(), torch.random.fork_rng([]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        with torch.no_grad(), seeded(generator):
             x = proposal.sample((n,)).reshape(n, *event)
             log_q = proposal.log_prob(x.view(n, *proposal.batch_shape, *proposal.event_shape))
             log_prior = prior.log_prob(x.view(n, *prior.event_shape)).reshape(n).double()

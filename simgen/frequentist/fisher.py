@@ -39,6 +39,7 @@ from torch import Tensor
 
 from ..likelihood import ConditionalLikelihood, GaussianLikelihood, PoissonLikelihood, Rows, call
 from ..prior import Prior
+from ..randomness import seeded
 
 _CHUNK = 4_096
 
@@ -123,8 +124,7 @@ def fisher_information(
         return Fisher(names, point.numpy(), exact.numpy(), zero, "closed form")
     at = _conditional(surrogate)
     if dataset is None:
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             x = at(point[None]).sample((n,))[:, 0]
         scores = _scores(at, x, point)
         matrix, error = _mean(scores, scores)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ..covariance import Covariance, LowRankCovariance, Spectral
 from ..gaussian import GaussianPrior
+from ..randomness import seeded
 from ..row_covariance import JacobianCovariance
 from .levels import Levels
 
@@ -79,8 +80,7 @@ class ClosedForm:
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """n draws (n, d) of the prior."""
-        with torch.random.fork_rng([]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        with seeded(generator):
             return self.prior.sample((n,)).reshape(n, -1).double()
 
     def _rows(self, z: Tensor) -> Tensor:
@@ -202,7 +202,6 @@ class Network:
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """n draws (n, d) of the prior, in its own space."""
-        with torch.no_grad(), torch.random.fork_rng([]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        with torch.no_grad(), seeded(generator):
             draw = getattr(self.distribution, "modelled_sample", self.distribution.sample)
             return draw((n,)).reshape(n, -1).double()

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.distributions import Distribution, biject_to
 
 from ..prior import Prior
+from ..randomness import seeded
 
 _NORMAL = math.log(2 * math.pi)
 
@@ -100,8 +101,7 @@ def _bijected(prior: Any, name: str) -> Space:
         return prior.log_prob(x) + slope.reshape(len(u), -1).sum(-1)
 
     def draw(n: int, generator: torch.Generator) -> Tensor:
-        with torch.random.fork_rng([]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        with seeded(generator):
             x = prior.sample((n,)).double()
         return bijection.inv(x).reshape(n, size)
 

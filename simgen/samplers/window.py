@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..randomness import seeded
+
 _DRAWS = 2048  # for the axes
 _FLOOR = 0.25  # of the least variance that a window may be left with
 
@@ -51,8 +53,7 @@ class Window:
         shape = (self.states, size)
         self.location = self.shift.view(shape).mean(0)
         self.scale = self.unit.view(shape).log().mean(0).exp()
-        with torch.no_grad(), torch.random.fork_rng([]):
-            torch.manual_seed(0)
+        with torch.no_grad(), seeded(0):
             draw = getattr(distribution, "modelled_sample", distribution.sample)
             x = draw((_DRAWS,)).reshape(_DRAWS, d).double()
         values, self.axes = torch.linalg.eigh(torch.cov(x.mT))
