@@ -22,6 +22,7 @@ _WHERE = {
     "Dataset": "dataset",
     "DatasetError": "dataset",
     "simulate": "simulation",
+    "Emulator": "emulator",
     "sequential": "sequence",
     "Flow": "models",
     "VAE": "models",
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
     from .dataset import Dataset, DatasetError
     from .efficiency import Efficiency
     from .em import fit_prior
+    from .emulator import Emulator
     from .events import PosteriorLikelihood
     from .events_lengths import random_lengths
     from .extended import ExtendedLikelihood

@@ -61,6 +61,20 @@ def surrogate(model: Any) -> Method:
     return train
 
 
+def distilled(model: Any, rows: int) -> Method:
+    """An amortised posterior, learned from what a surrogate likelihood draws."""
+
+    def train(dataset: Dataset, seed: int) -> Draw:
+        emulator = simgen.fit("x | theta", dataset, model=model, seed=seed, progress=False)
+        with tempfile.TemporaryDirectory() as folder:
+            emulated = simgen.simulate(
+                simgen.Emulator(emulator), rows, f"{folder}/rows", seed=seed, progress=False
+            )
+            return family(model)(emulated, seed)
+
+    return train
+
+
 def corrected(model: Any) -> Method:
     """The learned posterior as a proposal, weighted by the surrogate likelihood."""
 
@@ -126,6 +140,10 @@ METHODS: dict[str, tuple[str, Method]] = {
         joint(simgen.Diffusion(network="tokens")),
     ),
     "surrogate": ("simgen.Flow() of p(x | theta), infer", surrogate(simgen.Flow())),
+    "distilled": (
+        "simgen.Flow() of 100,000 rows of simgen.Emulator",
+        distilled(simgen.Flow(), 100_000),
+    ),
     "corrected": ("simgen.Flow() both ways, weighted", corrected(simgen.Flow())),
     "npe": ("sbi NPE (default)", peer("NPE", density_estimator="maf")),
     "npe-nsf": ('sbi NPE ("nsf")', peer("NPE", density_estimator="nsf")),
