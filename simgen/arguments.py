@@ -142,7 +142,7 @@ def simulator(name: str, chosen: Mapping[str, str] | None = None) -> Simulator:
 
     Arguments:
         name: A preset's name, or where a Simulator or its class is: `module:attribute`,
-            `file.py:attribute`.
+            `file.py:attribute`; or the file of a trained surrogate, model.safetensors.
         chosen: Arguments of its constructor, as text.
 
     Raises:
@@ -151,6 +151,13 @@ def simulator(name: str, chosen: Mapping[str, str] | None = None) -> Simulator:
     from .forward import Simulator
 
     values = {key: _literal(text) for key, text in (chosen or {}).items()}
+    if name.endswith(".safetensors"):
+        from .conditional import load
+        from .emulator import Emulator
+
+        if values:
+            raise ValueError(f"{name} is trained already and takes no settings")
+        return Emulator(load(name))
     if ":" not in name:
         import simulators
 

@@ -24,7 +24,10 @@ app = typer.Typer(
 
 Name = Annotated[
     str,
-    typer.Argument(metavar="SIMULATOR", help="A preset, module:attribute or file.py:attribute."),
+    typer.Argument(
+        metavar="SIMULATOR",
+        help="A preset, module:attribute, file.py:attribute or the file of a surrogate.",
+    ),
 ]
 Settings = Annotated[
     list[str] | None,

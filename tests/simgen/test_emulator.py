@@ -6,6 +6,7 @@ import torch
 from torch.distributions import Uniform
 
 import simgen
+from simgen.arguments import simulator
 
 PRIOR = simgen.Prior(a=Uniform(-1.0, 1.0), b=Uniform(0.0, 2.0))
 FLOW = simgen.Flow(transforms=1, hidden=(16,))
@@ -80,3 +81,14 @@ def test_what_it_refuses(dataset, surrogate):
         simgen.Emulator(surrogate, simgen.Prior(a=Uniform(-2.0, 1.0), b=Uniform(0.0, 2.0)))
     narrow = simgen.Prior(a=Uniform(-0.5, 0.5), b=Uniform(0.0, 2.0))
     assert simgen.Emulator(surrogate, narrow).prior is narrow
+
+
+def test_the_command_line_takes_a_file(surrogate, tmp_path):
+    surrogate.save(tmp_path / "surrogate.safetensors")
+    emulator = simulator(str(tmp_path / "surrogate.safetensors"))
+    theta = np.array([[0.1, 1.0]])
+    np.testing.assert_array_equal(
+        emulator(theta, seed=1)["x"], simgen.Emulator(surrogate)(theta, seed=1)["x"]
+    )
+    with pytest.raises(ValueError, match="takes no settings"):
+        simulator(str(tmp_path / "surrogate.safetensors"), {"events": "3"})
