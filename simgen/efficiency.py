@@ -36,8 +36,8 @@ from torch.nn.functional import softplus
 
 from .dataset import Dataset
 from .field import Field
-from .likelihood import Unknowns, parameters
 from .preprocessing import Standardise
+from .unknowns import Unknowns, parameters
 
 _SINES, _COSINES = 24, 96  # of each parameter; of all together
 _LENGTHS = (0.4, 0.8, 1.6, 3.2)  # in deviations of theta

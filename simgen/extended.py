@@ -31,7 +31,8 @@ import torch
 from torch import Tensor
 
 from .efficiency import Efficiency
-from .likelihood import Likelihood, Unknowns, as_likelihood, call
+from .likelihood import Likelihood, as_likelihood
+from .unknowns import Unknowns, call
 
 _NODES, _STEPS = 48, 30
 

@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .likelihood import GaussianLikelihood, Likelihood, PoissonLikelihood, Unknowns
+from .likelihood import GaussianLikelihood, Likelihood, PoissonLikelihood
 from .linearity import LinearMap, is_linear
 from .samplers.closed_form import white_scale
+from .unknowns import Unknowns
 
 _LARGEST = 2**26  # numbers of a matrix that is formed
 

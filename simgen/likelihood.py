@@ -16,67 +16,28 @@ from __future__ import annotations
 __all__ = [
     "CallableLikelihood",
     "GaussianLikelihood",
+    "Likelihood",
     "PoissonLikelihood",
-    "Rows",
     "as_likelihood",
+    "events_of",
+    "rows_of",
 ]
 
-import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .unknowns import Unknowns, arguments, by_name, call, whole
+
 EVENTS = 1 << 18
 """Rows times events whose densities are computed at once."""
 
 Operator = Callable[..., Any]
-Unknowns = Mapping[str, Tensor]
-"""Rows of each unknown, by name."""
-
-
-class Rows(dict[str, Tensor]):
-    """Rows of each unknown, by name, and what their priors call their columns.
-
-    Arguments:
-        unknowns: Rows (n, *event) of each.
-        parameters: Names of the columns of those that have them.
-    """
-
-    def __init__(
-        self, unknowns: Unknowns, parameters: Mapping[str, tuple[str, ...]] | None = None
-    ) -> None:
-        super().__init__(unknowns)
-        self.parameters = dict(parameters or {})
-
-    def named(self, name: str) -> Tensor:
-        """The rows of an unknown, or a column (n, 1) of one.
-
-        Raises:
-            ValueError: If there is none of that name.
-        """
-        if name in self:
-            return self[name]
-        for unknown, columns in self.parameters.items():
-            if name in columns:
-                at = columns.index(name)
-                return self[unknown][:, at : at + 1]
-        every = [k for u in self for k in (u, *self.parameters.get(u, ())) if k != name]
-        raise ValueError(
-            f"a likelihood asks for {name!r}; the unknowns are {', '.join(dict.fromkeys(every))}"
-        )
-
-    def knows(self, names: tuple[str, ...]) -> bool:
-        """Whether there are unknowns or columns of these names."""
-        return set(names) <= {*self, *(k for u in self for k in self.parameters.get(u, ()))}
-
-    def columns(self, names: tuple[str, ...]) -> Tensor:
-        """Columns (n, d) by name."""
-        return torch.cat([self.named(k).flatten(1) for k in names], -1)
 
 
 class Noise:
@@ -175,9 +136,9 @@ class GaussianLikelihood(Likelihood):
         self.sigma = sigma
         self.covariance = covariance
         self._noise: dict[torch.Size, Noise] = {}
-        self.names = _named(self.operator)
+        self.names = tuple(arguments(self.operator))
         if callable(sigma):
-            self.names = tuple(dict.fromkeys((*self.names, *_named(sigma))))
+            self.names = tuple(dict.fromkeys((*self.names, *arguments(sigma))))
 
     def predict(self, unknowns: Unknowns) -> Tensor:
         """A(x), (n, *observed)."""
@@ -267,7 +228,7 @@ class PoissonLikelihood(Likelihood):
 
     def __init__(self, operator: Any) -> None:
         self.operator = as_operator(operator)
-        self.names = _named(self.operator)
+        self.names = tuple(arguments(self.operator))
 
     def predict(self, unknowns: Unknowns) -> Tensor:
         """A(x), (n, *observed)."""
@@ -310,7 +271,7 @@ class CallableLikelihood(Likelihood):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        every = _arguments(function)
+        every = arguments(function)
         self.takes_y = len(every) != 1 or every[0] in ("y", "observed")
         self.names = tuple(every[1:]) if self.takes_y else tuple(every)
 
@@ -318,7 +279,7 @@ class CallableLikelihood(Likelihood):
         """log p(y | x) (n,) of n rows of the unknowns."""
         found = self._called(y, unknowns)
         if hasattr(found, "log_prob"):
-            return _rows_of(found, y)
+            return rows_of(found, y)
         return _tensor(found)
 
     def of_events(self, y: Tensor, unknowns: Unknowns) -> Tensor:
@@ -331,56 +292,9 @@ class CallableLikelihood(Likelihood):
 
     def _called(self, y: Tensor, unknowns: Unknowns) -> Any:
         lead = (y,) if self.takes_y else ()
-        if _whole(unknowns, self.names):
+        if whole(unknowns, self.names):
             return self.function(*lead, next(iter(unknowns.values())))
-        return self.function(*lead, **_by_name(unknowns, self.names))
-
-
-class ConditionalLikelihood(Likelihood):
-    """A fitted surrogate p(x | theta), or any callable of theta to a distribution over x.
-
-    Its parameters are found by name among several unknowns, or in a prior of more parameters
-    than it was trained with.
-
-    Arguments:
-        surrogate: The conditional.
-    """
-
-    def __init__(self, surrogate: Any) -> None:
-        self.surrogate = surrogate
-        self.names = tuple(surrogate.given)
-        self._fields = dict(getattr(surrogate, "fields", {}))
-
-    def trained(self, rows: Rows) -> tuple[Any, Tensor] | None:
-        """The prior that it was trained with, and its parameters (n, d); None if not known."""
-        return trained_with(getattr(self.surrogate, "prior", None), rows)
-
-    def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:
-        """log p(y | theta) (n,) of n rows of theta."""
-        return _rows_of(self._at(unknowns), y)
-
-    def of_events(self, y: Tensor, unknowns: Unknowns) -> Tensor:
-        """The sum (n,) over independent events y (events, *event)."""
-        return events_of(self._at(unknowns), y)
-
-    def _at(self, unknowns: Unknowns) -> Any:
-        """The distribution of what is observed, a batch of n."""
-        rows = _rows(unknowns)
-        if len(self.names) == 1:
-            return self.surrogate(self._given(self.names[0], rows))
-        return self.surrogate(**{k: self._given(k, rows) for k in self.names})
-
-    def _given(self, name: str, rows: Rows) -> Tensor:
-        """Rows of a given field: the unknown of that name, or made of columns by theirs."""
-        field = self._fields.get(name)
-        own = (field.names if field is not None else None) or (name,)
-        unknown = name if name in rows else next(iter(rows)) if len(rows) == 1 else ""
-        columns = rows.parameters.get(unknown, ())
-        whole = unknown in rows and (own == columns or not set(own) <= set(columns))
-        found = rows[unknown] if whole else rows.columns(own)
-        if field is not None and found[0].numel() == field.size:
-            return found.reshape(len(found), *field.shape)
-        return found
+        return self.function(*lead, **by_name(unknowns, self.names))
 
 
 def as_likelihood(value: Any) -> Likelihood:
@@ -392,6 +306,8 @@ def as_likelihood(value: Any) -> Likelihood:
     if isinstance(value, Likelihood):
         return value
     if hasattr(value, "expression") and callable(value):
+        from .learned_likelihood import ConditionalLikelihood
+
         return ConditionalLikelihood(value)
     if callable(value):
         return CallableLikelihood(value)
@@ -417,71 +333,6 @@ def as_operator(operator: Any) -> Operator:
     return multiply
 
 
-def _arguments(function: Callable[..., Any]) -> list[str]:
-    """Names of the arguments that a function needs."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return ["y", "x"]
-    kinds = (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        inspect.Parameter.KEYWORD_ONLY,
-    )
-    return [p.name for p in parameters if p.kind in kinds and p.default is p.empty]
-
-
-def _named(function: Callable[..., Any]) -> tuple[str, ...]:
-    return tuple(_arguments(function))
-
-
-def call(function: Callable[..., Any], unknowns: Unknowns) -> Any:
-    """Calls a function with one unknown as it is, with several, or parameters, by name."""
-    names = _named(function)
-    if _whole(unknowns, names):
-        return function(next(iter(unknowns.values())))
-    return function(**_by_name(unknowns, names))
-
-
-def _whole(unknowns: Unknowns, names: tuple[str, ...]) -> bool:
-    """Whether a function takes the only unknown as it is, rather than parameters by name."""
-    return len(unknowns) == 1 and (len(names) < 2 or not getattr(unknowns, "parameters", None))
-
-
-def _by_name(unknowns: Unknowns, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """Unknowns, or columns of theirs, by name."""
-    rows = _rows(unknowns)
-    return {k: rows.named(k) for k in names}
-
-
-def _rows(unknowns: Unknowns) -> Rows:
-    return unknowns if isinstance(unknowns, Rows) else Rows(unknowns)
-
-
-def parameters(unknowns: Unknowns, names: tuple[str, ...]) -> Tensor:
-    """Parameters (n, d) among the unknowns: by their names, or as theta, or the only unknown.
-
-    Raises:
-        ValueError: If they are not among several unknowns.
-    """
-    rows = _rows(unknowns)
-    if rows.knows(names) or (len(rows) > 1 and "theta" not in rows):
-        return rows.columns(names)
-    only = rows["theta"] if "theta" in rows else next(iter(rows.values()))
-    return only.flatten(1)
-
-
-def trained_with(prior: Any, rows: Rows) -> tuple[Any, Tensor] | None:
-    """A prior, and its parameters (n, d) among the unknowns; None where they are not all there."""
-    if prior is None:
-        return None
-    if rows.knows(getattr(prior, "names", ("theta",))):
-        return prior, rows.columns(getattr(prior, "names", ("theta",)))
-    if "theta" in rows and rows["theta"].shape[1:] == prior.event_shape:
-        return prior, rows["theta"]
-    return None
-
-
 def _tensor(value: Any) -> Tensor:
     return torch.as_tensor(value)
 
@@ -494,7 +345,7 @@ def events_of(q: Any, y: Tensor) -> Tensor:
     whole = len(q.event_shape) == y.dim()  # a set of events is what it models
 
     def part(events: Tensor) -> Tensor:
-        return _rows_of(q, events) if whole else q.log_prob(events[:, None]).sum(0)
+        return rows_of(q, events) if whole else q.log_prob(events[:, None]).sum(0)
 
     chunks = y.split(max(1, EVENTS // n))
     again = torch.is_grad_enabled() and len(chunks) > 1
@@ -504,7 +355,7 @@ def events_of(q: Any, y: Tensor) -> Tensor:
     return total
 
 
-def _rows_of(q: Any, y: Tensor) -> Tensor:
+def rows_of(q: Any, y: Tensor) -> Tensor:
     """log q(y), one a row of a batch of distributions."""
     found = q.log_prob(y)
     return found.flatten(1).sum(-1) if found.dim() > 1 else found
