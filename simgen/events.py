@@ -25,8 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .likelihood import EVENTS, Likelihood, Rows, Unknowns, parameters, trained_with
+from .learned_likelihood import trained_with
+from .likelihood import EVENTS, Likelihood
 from .prior import Prior
+from .unknowns import Rows, Unknowns, parameters
 
 
 class PosteriorLikelihood(Likelihood):

@@ -9,7 +9,8 @@ from torch.distributions import Independent, Normal, Uniform
 import simgen
 from simgen import likelihood as module
 from simgen.events import PosteriorLikelihood
-from simgen.likelihood import CallableLikelihood, ConditionalLikelihood
+from simgen.learned_likelihood import ConditionalLikelihood
+from simgen.likelihood import CallableLikelihood
 
 EVENTS = [1, 10, 100, 1000]
 PRIOR = simgen.Prior(mu=Normal(0.25, 0.75))
