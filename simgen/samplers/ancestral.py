@@ -11,6 +11,11 @@ where x_0 has the prior's own mean and covariance. A step by the mean alone lose
 right only in the limit of many. Otherwise the answer is as good as a Gaussian is for x_0 given
 x_t: `smc` weighs what is wrong.
 
+Where all rows share one V, averaged over the prior, the last steps are made again and again by
+each row's own: x_0 is noised to where that is known, x_t ~ N(x_0, sigma^2 I), and restored. This
+is a Gibbs sampler of (x_0, x_t) given y, right wherever x_0 given x_t is Gaussian at low noise,
+and forgets what steps by the shared V have got wrong at these scales.
+
 References:
     | Denoising Diffusion Probabilistic Models (Ho et al., 2020), eqs. 6-7
     | https://arxiv.org/abs/2006.11239
@@ -28,7 +33,10 @@ import torch
 from torch import Tensor
 
 from .levels import levels
+from .own_twist import OwnTwist, own_levels
 from .problem import Problem, Twist, twist
+
+_SWEEPS = 4  # of the last steps, by each row's own V
 
 
 def ancestral(problem: Problem, n: int, steps: int, generator: torch.Generator) -> Tensor:
@@ -36,6 +44,12 @@ def ancestral(problem: Problem, n: int, steps: int, generator: torch.Generator) 
     x = start(problem, n)
     for high, low in levels(problem.prior, steps):
         x = bridge(twist(problem, x, min(high, problem.prior.farthest)), x, high, low, generator)
+    own = own_levels(problem)
+    for _ in range(_SWEEPS if own else 0):
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        x = x + own[0][0] * noise
+        for high, low in own:
+            x = bridge(OwnTwist(problem, x, high), x, high, low, generator)
     return x
 
 
@@ -49,7 +63,7 @@ def start(problem: Problem, n: int) -> Tensor:
 
 
 def bridge(
-    known: Twist,
+    known: Twist | OwnTwist,
     x_t: Tensor,
     sigma_t: float,
     sigma_s: float,

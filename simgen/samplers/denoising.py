@@ -130,6 +130,11 @@ class Network:
         """Where noise levels belong."""
         return Levels.of(self)
 
+    @property
+    def averages(self) -> bool:
+        """Whether V is the mean over the prior."""
+        return self.shared and self.size <= _AVERAGED
+
     def mean(self, x_t: Tensor, sigma: float) -> Tensor:
         """E[x_0 | x_t] (n, d)."""
         self.evaluations += len(x_t)
