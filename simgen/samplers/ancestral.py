@@ -36,7 +36,7 @@ from .levels import levels
 from .own_twist import OwnTwist, own_levels
 from .problem import Problem, Twist, twist
 
-_SWEEPS = 4  # of the last steps, by each row's own V
+_STEPS_A_SWEEP = 3  # the more steps, the more often the last are made again
 
 
 def ancestral(problem: Problem, n: int, steps: int, generator: torch.Generator) -> Tensor:
@@ -45,7 +45,7 @@ def ancestral(problem: Problem, n: int, steps: int, generator: torch.Generator) 
     for high, low in levels(problem.prior, steps):
         x = bridge(twist(problem, x, min(high, problem.prior.farthest)), x, high, low, generator)
     own = own_levels(problem)
-    for _ in range(_SWEEPS if own else 0):
+    for _ in range(math.ceil(steps / _STEPS_A_SWEEP) if own else 0):
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         x = x + own[0][0] * noise
         for high, low in own:
