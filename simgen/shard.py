@@ -42,13 +42,14 @@ import zlib
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
+from .extent import Extent, extent_of
 from .field import Field
 from .locking import is_alive
 from .sealing import ROOM, check_seal, large_arrays, write_seal
@@ -450,6 +451,7 @@ class Segments:
         self._limit = open_files
         self._opener, self._identity = opener or open_file, identity
         self._checked: set[tuple[int, str]] = set()
+        self._extents: dict[tuple[int, str], Extent | None] = {}
         self._open: OrderedDict[Path, Any] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -489,24 +491,30 @@ class Segments:
         """
         parts = []
         for segment, low, high in self._pieces(start, stop):
-            with self._lock:
-                try:
-                    source = self._array(segment, name)
-                    if out is None:
-                        parts.append(source[low:high])
-                    else:
-                        at = segment.first + low - start
-                        _read_into(source, low, high, out[at : at + high - low])
-                except DatasetError:
-                    raise
-                except Exception as error:  # readers of foreign files raise what they like
-                    raise DatasetError(
-                        f"{segment.path}: field {name!r} cannot be read ({error}); the file is "
-                        "damaged: verify() says which files are"
-                    ) from error
+            with self._lock, _reading(segment, name):
+                if out is None:
+                    parts.append(self._array(segment, name)[low:high])
+                else:
+                    at = segment.first + low - start
+                    self._fill(segment, name, low, out[at : at + high - low])
         if out is not None:
             return out
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _fill(self, segment: Segment, name: str, low: int, out: np.ndarray) -> None:
+        """Reads the rows of a file from `low` on, straight from it where that can be."""
+        key = (segment.first, name)
+        if key not in self._extents:
+            self._extents[key] = extent_of(self._array(segment, name))
+        extent = self._extents[key]
+        if extent is None or not extent.fits(out):
+            _read_into(self._array(segment, name), low, low + len(out), out)
+        elif not extent.read(low, out):  # another file by now
+            del self._extents[key]
+            self._checked -= {key, (segment.first, "")}
+            if segment.path in self._open:
+                self._open.pop(segment.path).close()
+            self._fill(segment, name, low, out)
 
     def _array(self, segment: Segment, name: str) -> Any:
         """A field's array in a file, which is checked at the first time."""
@@ -561,6 +569,20 @@ class Segments:
                     out[i:j] = block[rows[i:j] - start]
             i = j
         return out
+
+
+@contextmanager
+def _reading(segment: Segment, name: str) -> Iterator[None]:
+    """Says of what goes wrong in a file where it does."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except Exception as error:  # readers of foreign files raise what they like
+        raise DatasetError(
+            f"{segment.path}: field {name!r} cannot be read ({error}); the file is "
+            "damaged: verify() says which files are"
+        ) from error
 
 
 def _read_into(source: Any, low: int, high: int, out: np.ndarray) -> None:

@@ -1,12 +1,10 @@
 r"""Mini-batches of tensors, shuffled, from memory or from disk.
 
-In memory a batch is a slice of a permutation, gathered once a field. From disk, rows are cut
-into chunks of neighbours; each epoch permutes the chunks, reads as many as fit a window, one
-contiguous read each, and puts every row where its turn in the window is: batches are slices, and
-a row crosses the memory bus once, as a chunk stays in the processor's cache. One window is served
-while a thread fills the other; both are filled again and again, as fresh memory costs more than
-reading into it, unless somebody still holds a batch of theirs. Either way an epoch's order is a
-function of seed and epoch, and every row comes exactly once.
+In memory a batch is a slice of a permutation, gathered once a field. From disk an epoch is a few
+windows, each of chunks from all over the rows: whatever the order of the file, a window is a fair
+sample. One is read while batches are gathered at random from the other, by two threads that work
+ahead. Either way an epoch's order is a function of seed and epoch, and every row comes exactly
+once.
 """
 
 from __future__ import annotations
@@ -14,33 +12,28 @@ from __future__ import annotations
 __all__ = ["Batches"]
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import islice, pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .dataset import Dataset, DatasetError, View
+from .view import Column
+from .window import Arrays, Window, Windows, empty, width_of
 
 SHUFFLE = 4  # purpose of a random stream, beside those of a simulation
-_CHUNK = 4 << 20  # bytes of one contiguous read, at most
-_DENSE = 1.5  # rows of a span for each row that is wanted, up to which it is read whole
+_WINDOW = 3 / 8  # of the memory there is: one in use, one on its way, and batches
+_BATCHES = 1 / 16  # of it, to those under way
+_THREADS = 2
+_AHEAD = 4  # jobs under way
+_JOB = 2 << 20  # bytes gathered in one, about
+_Job = tuple[Future[list[Arrays]], list[Arrays]]
 _UNSIGNED = {"uint16": torch.int32, "uint32": torch.int64, "uint64": torch.int64}
-
-
-class _Window(NamedTuple):
-    """Chunks of rows to hold at a time, and the seed of the order within."""
-
-    chunks: list[np.ndarray]
-    seed: int
-
-    @property
-    def rows(self) -> int:
-        """How many there are."""
-        return sum(map(len, self.chunks))
 
 
 class Batches:
@@ -51,7 +44,8 @@ class Batches:
         names: The fields.
         batch_size: Rows a batch, about: batches of an epoch differ by at most one row.
         seed: Of the order of rows.
-        memory: Bytes to hold; what is larger streams from disk within that.
+        memory: Bytes to hold; what is larger streams from disk within that, or with a few batches
+            where those are large.
         device: Where batches go; those for a GPU leave from pinned memory.
         shuffle: Whether rows are in random order, else in their own.
 
@@ -81,7 +75,6 @@ class Batches:
         self.names, self.batch_size, self.seed = tuple(names), int(batch_size), seed
         self.memory, self.device, self.shuffle = memory, torch.device(device), shuffle
         self.pinned = self.device.type == "cuda"
-        self._spare: list[dict[str, np.ndarray]] = []
         self._tensors: dict[str, Tensor] | None = None
         if isinstance(view, Mapping):
             self._tensors = {k: view[k].to(self.device) for k in self.names}
@@ -96,14 +89,19 @@ class Batches:
         self.steps = max(1, round(n / self.batch_size))
         self.ends = np.arange(1, self.steps + 1) * n // self.steps
         if self._tensors is None:
-            self._width = sum(
-                column.field.size * column.dtype.itemsize for column in self._fields.values()
-            )
+            self._width = sum(map(width_of, self._fields.values()))
             if n * self._width <= memory:
                 self._tensors = {
                     name: _tensor(column[:]).to(self.device)
                     for name, column in self._fields.items()
                 }
+            else:
+                budget = int(_WINDOW * memory)
+                self._windows = Windows(self.view, self._fields, budget, self.shuffle)
+                batch = max(1, self.batch_size * self._width)
+                under_way = int(_BATCHES * memory)
+                self._together = max(1, min(_JOB, under_way // _AHEAD) // batch)
+                self._ahead = max(1, min(_AHEAD, under_way // batch))
 
     @property
     def in_memory(self) -> bool:
@@ -145,135 +143,126 @@ class Batches:
     def _bounds(self, step: int) -> tuple[int, int]:
         return (int(self.ends[step - 1]) if step else 0), int(self.ends[step])
 
-    def _windows(self, generator: np.random.Generator) -> list[_Window]:
-        """The windows of an epoch."""
-        budget = self.memory // 3  # one in use, one on its way, and what reading takes
-        size = max(1, min(_CHUNK, max(budget // 16, min(budget // 8, 1 << 18))) // self._width)
-        count = -(-len(self.rows) // size)
-        chunks = [self.rows[i * size : (i + 1) * size] for i in range(count)]
-        order = generator.permutation(count) if self.shuffle else np.arange(count)
-        self._longest = max(map(_extent, chunks))
-        ends = np.cumsum([len(chunks[i]) for i in order])
-        most = max(budget // self._width - 1, size)
-        self._capacity = min(most, len(self.rows))
-        out, k = [], 0
-        while k < count:
-            before = int(ends[k - 1]) if k else 0
-            end = max(k + 1, int(np.searchsorted(ends, before + most, side="right")))
-            seed = int(generator.integers(1 << 62))
-            out.append(_Window([chunks[i] for i in np.sort(order[k:end])], seed))
-            k = end
-        return out
-
-    def _empty(self, rows: int) -> dict[str, np.ndarray]:
-        """Room for so many rows."""
-        return {
-            name: np.empty((rows, *column.field.shape), column.dtype)
-            for name, column in self._fields.items()
-        }
-
-    def _buffer(self) -> dict[str, np.ndarray]:
-        """Room for a window's rows, and one of no use: what no batch is a part of any more, or
-        new.
-        """
-        for i, spare in enumerate(self._spare):
-            if len(next(iter(spare.values()))) > self._capacity and _unused(spare):
-                return self._spare.pop(i)
-        return self._empty(self._capacity + 1)
-
-    def _load(
-        self, window: _Window, buffer: dict[str, np.ndarray], chunk: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """A window's rows, in the order in which they are served, by way of a chunk."""
-        n, at = window.rows, 0
-        if self.shuffle:
-            places = np.random.default_rng(window.seed).permutation(n)
-        else:
-            places = np.arange(n)
-        for rows in window.chunks:
-            extent, first = _extent(rows), int(rows[0])
-            to, at = places[at : at + len(rows)], at + len(rows)
-            whole = int(rows[-1]) - first + 1 == extent
-            if whole and extent > len(rows):  # the few rows in the span that are not wanted
-                wanted, to = to, np.full(extent, n)
-                to[rows - first] = wanted
-            for name, array in buffer.items():
-                piece = chunk[name][:extent]
-                if whole:
-                    self.view.dataset._read_range(name, first, first + extent, piece)
-                else:
-                    self.view.dataset.read_rows(name, rows, piece)
-                array[to] = piece
-        return buffer
+    def _size(self, step: int) -> int:
+        low, high = self._bounds(step)
+        return high - low
 
     def _from_disk(
         self, generator: np.random.Generator, start: int
     ) -> Iterator[dict[str, Tensor]]:
-        windows = self._windows(generator)
-        ends = np.cumsum([window.rows for window in windows])
-        position = self._bounds(start)[0] if start < self.steps else len(self.rows)
-        w = int(np.searchsorted(ends, position, side="right"))
-        following, chunk = iter(windows[w:]), self._empty(self._longest)
-        with ThreadPoolExecutor(1, thread_name_prefix="simgen-read") as reader:
+        pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="simgen-read")
+        rooms = [self._windows.room() for _ in range(2)]
+        largest = int(np.diff(self.ends, prepend=0).max())
+        spare = _Buffers(self._fields, min(largest, self._windows.capacity))
+        jobs = self._jobs(pool, rooms, spare, generator, start)
+        under_way: deque[_Job] = deque()
+        parts: list[Arrays] = []
+        step = start
+        try:
+            under_way.extend(islice(jobs, self._ahead))
+            while under_way:
+                future, buffers = under_way.popleft()
+                pieces = future.result()[::-1]
+                spare.put_back(buffers)
+                under_way.extend(islice(jobs, 1))
+                while pieces:
+                    parts.append(pieces.pop())
+                    if sum(len(part[self.names[0]]) for part in parts) == self._size(step):
+                        batch = {k: self._joined([part[k] for part in parts]) for k in self.names}
+                        parts.clear()
+                        step += 1
+                        yield batch
+                        del batch
+        finally:
+            jobs.close()
+            pool.shutdown(cancel_futures=True)
+            for room in rooms:
+                self._windows.put_back(room)
 
-            def submit() -> Any:
-                window = next(following, None)
-                return window and reader.submit(self._load, window, self._buffer(), chunk)
+    def _jobs(
+        self,
+        pool: ThreadPoolExecutor,
+        rooms: list[Arrays],
+        spare: _Buffers,
+        generator: np.random.Generator,
+        start: int,
+    ) -> Generator[_Job, None, None]:
+        """What is under way: the pieces of one batch after the other, several at a time.
 
-            ahead = submit()
-            held: dict[str, np.ndarray] = {}
-            low = high = 0
-            try:
-                for step in range(start, self.steps):
-                    parts: list[dict[str, Tensor]] = []
-                    position, end = self._bounds(step)
-                    while position < end:
-                        if position >= high:
-                            self._put_back(held)
-                            held = ahead.result()
-                            low, high = int(ends[w - 1]) if w else 0, int(ends[w])
-                            w, ahead = w + 1, submit()
-                        stop = min(end, high)
-                        part = {
-                            k: _tensor(v[position - low : stop - low]) for k, v in held.items()
-                        }
-                        end_of_next = int(self.ends[min(step + 1, self.steps - 1)])
-                        if stop == high or end_of_next > high:  # the last leave it free
-                            part = {k: v.clone() for k, v in part.items()}
-                        parts.append(part)
-                        position = stop
-                    batch = {k: self._joined([part[k] for part in parts]) for k in self.names}
-                    del parts, part
-                    yield batch
-                    del batch
-            finally:
-                if ahead:
-                    ahead.cancel()
-                    with suppress(Exception):
-                        self._put_back(ahead.result())
-                self._put_back(held)
+        A window is read when all is gathered from the one before the last, into its room.
+        """
+        hands = self._windows.deal(generator)
+        seeds = generator.integers(1 << 62, size=len(hands)).tolist()
+        ends = np.cumsum([self._windows.size(hand) for hand in hands])
+        begin = self._bounds(start)[0] if start < self.steps else len(self.rows)
+        cuts = np.union1d(ends, self.ends)
+        cuts = np.union1d(cuts[cuts > begin], [begin])
+        before = int(np.searchsorted(ends, begin, side="right"))
 
-    def _put_back(self, buffer: dict[str, np.ndarray]) -> None:
-        """Keeps a buffer for another window."""
-        if buffer:
-            self._spare = [*self._spare, buffer][-2:]
+        def read(w: int) -> list[Future[Window]]:
+            if w >= len(hands):
+                return []
+            return [pool.submit(self._windows.read, hands[w], seeds[w], rooms[w % 2])]
 
-    def _joined(self, parts: list[Tensor]) -> Tensor:
-        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        ahead = read(before)
+        last: deque[Future[Any]] = deque(maxlen=self._ahead)
+        for w in range(before, len(hands)):
+            first = int(ends[w - 1]) if w else 0
+            inside = cuts[(cuts >= first) & (cuts <= ends[w])] - first
+            window, previous = ahead.pop().result(), list(last)
+            groups = range(0, len(inside) - 1, self._together)
+            for i, g in enumerate(groups):
+                bounds = list(pairwise(inside[g : g + self._together + 1].tolist()))
+                buffers = [spare.take() for _ in bounds]
+                last.append(pool.submit(_pieces, window, bounds, buffers))
+                if i == min(self._ahead, len(groups) - 1):
+                    wait(previous)
+                    previous.clear()
+                    ahead = read(w + 1)
+                yield last[-1], buffers
+
+    def _joined(self, parts: list[np.ndarray]) -> Tensor:
+        tensors = [_tensor(part) for part in parts]
+        whole = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         if self.pinned:
             whole = whole.pin_memory()
         return whole.to(self.device, non_blocking=self.pinned)
 
 
-def _extent(rows: np.ndarray) -> int:
-    """How many rows are read for these: the span that they lie in, if they fill most of it."""
-    span = int(rows[-1] - rows[0]) + 1
-    return span if span <= _DENSE * len(rows) else len(rows)
+class _Buffers:
+    """Memory for batches, which is used again and again: new memory costs more than filling it.
+
+    Arguments:
+        columns: The fields.
+        rows: Of a batch, at most.
+    """
+
+    def __init__(self, columns: Mapping[str, Column], rows: int) -> None:
+        self.columns, self.rows = columns, rows
+        self._spare: deque[Arrays] = deque()
+
+    def take(self) -> Arrays:
+        """Room for a batch, of which nobody holds any, or new."""
+        for _ in range(len(self._spare)):
+            arrays = self._spare.popleft()
+            if all(sys.getrefcount(arrays[k]) <= 2 for k in arrays):
+                return arrays
+            self._spare.append(arrays)
+        return empty(self.columns, self.rows)
+
+    def put_back(self, taken: list[Arrays]) -> None:
+        """For when nobody holds a batch of it any more; what is held for long is forgotten."""
+        self._spare.extend(taken)
+        while len(self._spare) > 4 * max(_AHEAD, len(taken)):
+            self._spare.popleft()
 
 
-def _unused(buffer: dict[str, np.ndarray]) -> bool:
-    """Whether nothing but the buffer itself holds its arrays."""
-    return all(sys.getrefcount(buffer[name]) <= 2 for name in buffer)
+def _pieces(window: Window, bounds: list[tuple[int, int]], buffers: list[Arrays]) -> list[Arrays]:
+    """What lies between places of a window, gathered into room for it."""
+    out = [{k: v[: high - low] for k, v in a.items()} for (low, high), a in zip(bounds, buffers)]
+    for (low, high), arrays in zip(bounds, out):
+        window.take(low, high, arrays)
+    return out
 
 
 def _tensor(array: np.ndarray) -> Tensor:

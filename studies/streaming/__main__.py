@@ -1,4 +1,5 @@
-"""`python -m studies.streaming`: what an epoch from disk costs, in time and in memory.
+"""`python -m studies.streaming`: what an epoch from disk costs, in time and in memory, and whether
+training on sorted rows ends where it does from memory.
 
 Each way takes its turn in every round, and the best round counts: other programs on the machine
 can only add. Wall time is beside the processor time of all threads.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import tempfile
 import time
@@ -30,20 +32,26 @@ BATCH = 256
 Epoch = Callable[[int], Iterable[Any]]
 
 
+def draw(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of theta (5,) and x (1, 32, 32) = theta_0 + noise, in order of theta_0."""
+    rng = np.random.default_rng(seed)
+    theta = rng.standard_normal((rows, 5), dtype="f4")
+    theta = theta[np.argsort(theta[:, 0])]
+    noise = rng.standard_normal((rows, 1, 32, 32), dtype="f4")
+    return theta, noise + theta[:, :1, None, None]
+
+
 def make(folder: Path, rows: int) -> tuple[simgen.Dataset, Path]:
-    """Rows of theta (5,) and x (32, 32), sorted by theta: ours, and as lampe's file."""
-    rng = np.random.default_rng(0)
-    theta = np.sort(rng.standard_normal((rows, 5), dtype="f4"), 0)
-    x = rng.standard_normal((rows, 1, 32, 32), dtype="f4") + theta[:, :1, None, None]
+    """The same sorted rows as a dataset of ours, and as lampe's file."""
+    theta, x = draw(rows, 0)
     with h5py.File(folder / "lampe.h5", "w") as file:
         file["theta"], file["x"] = theta, x[:, 0]
     return simgen.Dataset.create(folder / "ours", theta=theta, x=x), folder / "lampe.h5"
 
 
 def resident() -> int:
-    """Bytes of memory of this process, without files that are mapped."""
-    fields = Path("/proc/self/statm").read_text().split()
-    return (int(fields[1]) - int(fields[2])) * resource.getpagesize()
+    """Bytes of memory of this process, with the pages of files that are mapped."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def passing(epoch: Iterable[Any]) -> int:
@@ -52,14 +60,22 @@ def passing(epoch: Iterable[Any]) -> int:
 
 
 class Trainer:
-    """A small network that learns theta's mean and scale: a lower bound of what training costs."""
+    """A small network that learns theta's mean and scale.
 
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.network = nn.Sequential(
-            nn.Flatten(), nn.Linear(1024, 64), nn.SiLU(), nn.Linear(64, 10)
+    Arguments:
+        network: From x to five means and five logarithms of scales.
+        rate: Its learning rate.
+        steps: After which that, falling as a cosine, is zero; None if it stays.
+    """
+
+    def __init__(self, network: nn.Module, rate: float = 1e-3, steps: int | None = None) -> None:
+        self.network = network
+        self.optimiser = torch.optim.Adam(network.parameters(), rate)
+        self.schedule = (
+            None
+            if steps is None
+            else torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, steps)
         )
-        self.optimiser = torch.optim.Adam(self.network.parameters(), 1e-3)
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """The negative log-density of a Gaussian, in nats a row but for a constant."""
@@ -74,8 +90,51 @@ class Trainer:
             self.optimiser.zero_grad()
             self.loss(batch).backward()
             self.optimiser.step()
+            if self.schedule is not None:
+                self.schedule.step()
             rows += len(batch["theta"])
         return rows
+
+
+def every_pixel() -> nn.Module:
+    """A network of a lower bound of what training costs."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(1024, 64), nn.SiLU(), nn.Linear(64, 10))
+
+
+def pooled(seed: int) -> nn.Module:
+    """A network that comes close to the optimum in a few epochs."""
+    torch.manual_seed(seed)
+    pool = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(16, 64))
+    return nn.Sequential(pool, nn.SiLU(), nn.Linear(64, 10))
+
+
+OPTIMUM = 5 / 2 - math.log(1 + 32 * 32) / 2
+"""The loss of the exact posterior: theta_0 is known to 1 / sqrt(1 + 1024), the others to 1."""
+
+
+def losses(
+    dataset: simgen.Dataset, budget: int, seeds: int, epochs: int
+) -> dict[str, list[float]]:
+    """Held-out loss above that of the exact posterior, by the way of the rows, for each seed."""
+    theta, x = draw(10_000, 1)
+    held = {"theta": torch.from_numpy(theta), "x": torch.from_numpy(x)}
+    ways: dict[str, dict[str, Any]] = {
+        "memory": {"memory": 1 << 40},
+        f"disk, {budget >> 20} MiB": {"memory": budget},
+        f"disk, {budget >> 22} MiB": {"memory": budget // 4},
+        "in the order of the file": {"memory": 1 << 40, "shuffle": False},
+    }
+    found: dict[str, list[float]] = {}
+    for name, options in ways.items():
+        for seed in range(seeds):
+            rows = Batches(dataset, NAMES, BATCH, seed=seed, **options)
+            trainer = Trainer(pooled(seed), 3e-3, epochs * rows.steps)
+            for epoch in range(epochs):
+                trainer(rows.epoch(epoch))
+            with torch.no_grad():
+                found.setdefault(name, []).append(float(trainer.loss(held)) - OPTIMUM)
+    return found
 
 
 def clock(ways: dict[str, Callable[[int], int]], rounds: int) -> dict[str, dict[str, float]]:
@@ -91,11 +150,11 @@ def clock(ways: dict[str, Callable[[int], int]], rounds: int) -> dict[str, dict[
     return best
 
 
-def measure(rows: int, budget: int, rounds: int, folder: Path) -> dict[str, Any]:
-    """Everything, side by side."""
+def speeds(dataset: simgen.Dataset, file: Path, budget: int, rounds: int) -> dict[str, Any]:
+    """Times and memory of every way, side by side."""
     from lampe.data import H5Dataset
+    from torch.utils.data import DataLoader
 
-    dataset, file = make(folder, rows)
     disk = Batches(dataset, NAMES, BATCH, memory=budget)
     assert not disk.in_memory
     before = resident()
@@ -103,38 +162,39 @@ def measure(rows: int, budget: int, rounds: int, folder: Path) -> dict[str, Any]
     lampe = H5Dataset(file, batch_size=BATCH, shuffle=True)
     lampe_peak = [resident() for _ in lampe]
     memory = Batches(dataset, NAMES, BATCH, memory=1 << 40)
+    plain = Batches(dataset, NAMES, BATCH, memory=1 << 40, shuffle=False)
+    room = torch.empty(2 * BATCH, 1, 32, 32)
+
+    def copying(epoch: Iterable[dict[str, Tensor]]) -> int:
+        return sum(len(room[: len(b["x"])].copy_(b["x"])) for b in epoch)
+
     ways: dict[str, Callable[[int], int]] = {
+        "one copy of the same bytes, in order": lambda i: copying(plain.epoch(i)),
         "memory": lambda i: passing(memory.epoch(i)),
         "disk": lambda i: passing(disk.epoch(i)),
         "lampe's H5Dataset": lambda i: passing(lampe),
     }
-    slow = {
-        "lampe's H5Dataset, row by row": lambda i: sum(1 for _ in H5Dataset(file, shuffle=True))
+    slow: dict[str, Callable[[int], int]] = {
+        "lampe's H5Dataset, row by row": lambda i: sum(1 for _ in H5Dataset(file, shuffle=True)),
+        "DataLoader(H5Dataset(file, shuffle=True))": lambda i: passing(
+            DataLoader(H5Dataset(file, shuffle=True), batch_size=BATCH)
+        ),
     }
-    trainers = {"memory": Trainer(), "disk": Trainer()}
+    trainers = {k: Trainer(every_pixel()) for k in ("memory", "disk")}
     training: dict[str, Callable[[int], int]] = {
         "memory": lambda i: trainers["memory"](memory.epoch(i)),
         "disk": lambda i: trainers["disk"](disk.epoch(i)),
     }
-    out: dict[str, Any] = {
-        "passing": clock(ways, rounds) | clock(slow, 1),
+    return {
+        "passing": clock(ways, rounds) | clock(slow, min(rounds, 2)),
         "training": clock(training, rounds),
+        "MiB": {
+            "rows": len(dataset) * memory._width / 2**20,
+            "budget": budget / 2**20,
+            "disk": (max(peak) - before) / 2**20,
+            "lampe": (max(lampe_peak) - before) / 2**20,
+        },
     }
-    with torch.no_grad():
-        held = [t.loss({k: dataset_rows(dataset, k) for k in NAMES}) for t in trainers.values()]
-    out["loss"] = dict(zip(trainers, (float(v) for v in held)))
-    out["MiB"] = {
-        "rows": rows * memory._width / 2**20,
-        "budget": budget / 2**20,
-        "disk": (max(peak) - before) / 2**20,
-        "lampe": (max(lampe_peak) - before) / 2**20,
-    }
-    return out
-
-
-def dataset_rows(dataset: simgen.Dataset, name: str) -> Tensor:
-    """Every tenth row of a field."""
-    return torch.from_numpy(dataset[name][::10])
 
 
 def text(found: dict[str, Any], command: str) -> str:
@@ -158,29 +218,48 @@ def text(found: dict[str, Any], command: str) -> str:
         lines.append(f"| {name} | {one['wall']:.3f} | {one['cpu']:.3f} | {speed:,.0f} |")
     lines += ["", "| training a small network | wall, s | processor, s |", "| --- | ---: | ---: |"]
     lines += [f"| {k} | {one['wall']:.3f} | {one['cpu']:.3f} |" for k, one in t.items()]
+    wall = {k: one["wall"] for k, one in p.items()}
     ratios = {
         "training epoch, disk / memory, at most 1.3": t["disk"]["wall"] / t["memory"]["wall"],
-        "bare epoch, disk / memory": p["disk"]["wall"] / p["memory"]["wall"],
-        "rows/s of disk / lampe's H5Dataset in batches": p["lampe's H5Dataset"]["wall"]
-        / p["disk"]["wall"],
-        "rows/s of disk / lampe's H5Dataset row by row": p["lampe's H5Dataset, row by row"]["wall"]
-        / p["disk"]["wall"],
+        "bare epoch, disk / memory": wall["disk"] / wall["memory"],
+        **{f"rows/s of disk / {k}": wall[k] / wall["disk"] for k in list(wall)[3:]},
     }
     lines += ["", "| ratio of wall times | |", "| --- | ---: |"]
     lines += [f"| {k} | {v:.2f} |" for k, v in ratios.items()]
     lines += [
         "",
-        f"Memory beyond that of the process before: stream {m['disk']:.0f} MiB, lampe's "
-        f"{m['lampe']:.0f} MiB. Loss after training on sorted rows: {found['loss']['disk']:.3f} "
-        f"nats from disk, {found['loss']['memory']:.3f} from memory.",
+        f"Resident memory beyond that of the process before: stream "
+        f"{m['disk']:.0f} MiB, lampe's {m['lampe']:.0f} MiB.",
         "",
-        "The main thread of the stream does what it does in memory, a gather a batch; another "
-        "reads. A bare epoch in memory is one pass over the rows, at the speed of memory; from "
-        "disk it cannot be less than the kernel's copy out of the page cache, a second pass, and "
-        "any training hides it.",
+        "A bare epoch in memory is one copy of each row at random. From disk it is the same copy "
+        "and one before it, by the kernel, out of the page cache; two threads share them and work "
+        "ahead, so that a second processor takes half, and training hides what is left.",
         "",
+        *told(found),
     ]
     return "\n".join(lines)
+
+
+def told(found: dict[str, Any]) -> list[str]:
+    """The losses in Markdown, with the standard errors of means over seeds."""
+    runs = {k: np.array(v) for k, v in found["loss"].items()}
+    seeds, steps = len(runs["memory"]), found["steps"]
+    lines = [
+        f"Held-out loss above that of the exact posterior, in nats, after {steps:,} steps on the "
+        f"rows sorted by theta_0 (a learning rate that falls to zero; means of {seeds} seeds):",
+        "",
+        "| rows come from | loss - optimum | - that from memory, the same seeds |",
+        "| --- | ---: | ---: |",
+    ]
+    for name, one in runs.items():
+        if not np.isfinite(one).all():
+            lines.append(f"| {name} | diverges | |")
+            continue
+        apart = one - runs["memory"]
+        errors = [v.std(ddof=1) / math.sqrt(seeds) for v in (one, apart)]
+        difference = "" if name == "memory" else f"{apart.mean():.4f} ± {errors[1]:.4f}"
+        lines.append(f"| {name} | {one.mean():.4f} ± {errors[0]:.4f} | {difference} |")
+    return [*lines, ""]
 
 
 def main() -> None:
@@ -189,14 +268,19 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=100_000)
     options.add_argument("--memory", type=int, default=256, metavar="MiB")
     options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--seeds", type=int, default=4, help="trainings of each kind")
+    options.add_argument("--epochs", type=int, default=5, help="of each of them")
     options.add_argument("--folder", type=Path, metavar="DIR", help="where to put the data")
-    arguments = options.parse_args()
+    chosen = options.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        found = measure(arguments.rows, arguments.memory << 20, arguments.rounds, Path(folder))
-    chosen = f"--rows {arguments.rows} --memory {arguments.memory} --rounds {arguments.rounds}"
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
+        dataset, file = make(Path(folder), chosen.rows)
+        found = speeds(dataset, file, chosen.memory << 20, chosen.rounds)
+        found["loss"] = losses(dataset, chosen.memory << 20, chosen.seeds, chosen.epochs)
+        found["steps"] = chosen.epochs * round(chosen.rows / BATCH)
+    said = f"--rows {chosen.rows} --memory {chosen.memory} --rounds {chosen.rounds}"
     (FOLDER / "result.json").write_text(json.dumps(found, indent=1) + "\n")
-    result = text(found, f"python -m studies.streaming {chosen}")
+    result = text(found, f"python -m studies.streaming {said}")
     (FOLDER / "result.md").write_text(result)
     print(result)
 
