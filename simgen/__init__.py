@@ -24,6 +24,9 @@ _WHERE = {
     "simulate": "simulation",
     "Emulator": "emulator",
     "sequential": "sequence",
+    "allocate": "allocation",
+    "gather": "allocation",
+    "regional_scores": "allocation",
     "Flow": "models",
     "VAE": "models",
     "HierarchicalVAE": "models",
@@ -86,6 +89,7 @@ __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
     from .agreement import cross_check
+    from .allocation import allocate, gather, regional_scores
     from .calibration import Verdict, calibrate
     from .command import CommandSimulator
     from .conditional import Conditional, load

@@ -9,10 +9,13 @@ by bounds and by draws.
 
 from __future__ import annotations
 
-__all__ = ["check_domain"]
+__all__ = ["check_domain", "check_trained"]
 
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +23,7 @@ from .randomness import seeded
 from .support import bounds_of
 
 _DRAWS = 4096
+_RARE = 0.01  # the share of draws beyond all those of training that is worth a warning
 
 
 def check_domain(asked: Any, learned: Any, what: str, seed: int = 0) -> None:
@@ -35,19 +39,74 @@ def check_domain(asked: Any, learned: Any, what: str, seed: int = 0) -> None:
         ValueError: If some of the prior is where the other has no density.
     """
     d = torch.Size(asked.event_shape).numel()
-    ours, theirs = bounds_of(asked, d), bounds_of(learned, d)
     names = getattr(asked, "names", None) or [f"column {i}" for i in range(d)]
-    over = [i for i in range(d) if ours[i, 0] < theirs[i, 0] or ours[i, 1] > theirs[i, 1]]
-    if over:
+    with torch.no_grad(), seeded(seed):
+        _check_bounds(bounds_of(asked, d), bounds_of(learned, d), names, what)
+        drawn = asked.sample((_DRAWS,)).reshape(_DRAWS, *learned.event_shape)
+        _check_draws(drawn, learned, what)
+
+
+def check_trained(
+    trained: Callable[[dict[str, Tensor]], tuple[Any, Tensor] | None],
+    priors: Mapping[str, Any],
+    seed: int = 0,
+) -> None:
+    """Refuses priors that reach beyond the one that a surrogate was trained with, and warns where
+    they reach its outskirts.
+
+    Arguments:
+        trained: Maps rows of the unknowns to that prior and its own columns of them (n, d); to
+            None where it is not known.
+        priors: Of each unknown. Conditional ones, and those of images, are not looked at.
+        seed: Of the draws by which they are compared.
+
+    Raises:
+        ValueError: If some of the priors is where nothing was learned.
+    """
+    what = "the one that the surrogate was trained with"
+    with torch.no_grad(), seeded(seed):
+        rows = {}
+        for name, p in priors.items():
+            if hasattr(p, "expression") or len(p.event_shape) > 1:
+                continue
+            x = p.sample((_DRAWS,)).reshape(_DRAWS, -1)
+            bounds = torch.from_numpy(bounds_of(p, x.shape[1]))  # travel with the draws
+            rows[name] = torch.cat([bounds.mT, x.double()])
+        found = trained(rows)
+        if found is None:
+            return
+        learned, columns = found
+        names = getattr(learned, "names", None) or [f"column {i}" for i in range(columns.shape[1])]
+        theirs = bounds_of(learned, columns.shape[1])
+        _check_bounds(columns[:2].mT.numpy(), theirs, names, what)
+        known = learned.sample((_DRAWS,))
+        drawn = columns[2:].to(known)
+        _check_draws(drawn, learned, what)
+        edge = learned.log_prob(known).min()
+        rare = float((learned.log_prob(drawn) < edge).double().mean())
+    if rare > _RARE:
+        warnings.warn(
+            f"{rare:.1%} of the prior's draws are farther out than any of {_DRAWS:,} draws of "
+            f"{what}: it extrapolates there",
+            stacklevel=4,
+        )
+
+
+def _check_bounds(ours: np.ndarray, theirs: np.ndarray, names: Sequence[str], what: str) -> None:
+    """Refuses bounds (d, 2) that are wider than others."""
+    over = np.flatnonzero((ours[:, 0] < theirs[:, 0]) | (ours[:, 1] > theirs[:, 1]))
+    if len(over):
         said = ", ".join(f"{names[i]} in {_interval(ours[i])}" for i in over[:3])
         known = ", ".join(_interval(theirs[i]) for i in over[:3])
         raise ValueError(
             f"the prior is wider than {what}: it has {said}, the other {known}, and nothing was "
             "learned beyond; simulate there, or narrow the prior"
         )
-    with torch.no_grad(), seeded(seed):
-        drawn = asked.sample((_DRAWS,)).reshape(_DRAWS, *learned.event_shape)
-        outside = float(_outside(learned, drawn).double().mean())
+
+
+def _check_draws(drawn: Tensor, learned: Any, what: str) -> None:
+    """Refuses draws (n, *event) where the other has no density."""
+    outside = float(_outside(learned, drawn).double().mean())
     if outside > 0:
         raise ValueError(
             f"the prior is wider than {what}: {outside:.2%} of its draws are where that has no "

@@ -11,7 +11,6 @@ from __future__ import annotations
 __all__ = ["Question", "ask", "unconditional"]
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,14 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .domain import check_trained
 from .instrument import check_operator, observations
-from .likelihood import Likelihood, Rows, as_likelihood
+from .likelihood import Likelihood, as_likelihood
 from .prior import Prior
 from .randomness import seeded
 from .samplers.space import joint_space
+from .unknowns import Rows
 
 _TRIED = 64  # draws of the prior that a likelihood is tried on
-_SUPPORT = 4096  # draws by which two priors are compared
 
 
 @dataclass
@@ -75,6 +75,12 @@ class Question:
         """Rows of the unknowns, with the names of their parameters."""
         named = {k: p.names for k, p in self.priors.items() if isinstance(p, Prior)}
         return Rows(rows, named)
+
+    def training(self, likelihood: Any) -> Callable[[dict[str, Tensor]], Any]:
+        """What maps rows of the unknowns to the prior that a likelihood was trained with, and its
+        columns of them; to None where that is not known.
+        """
+        return lambda rows: likelihood.trained(self.named(rows))
 
     def log_likelihood(self, rows: Mapping[str, Tensor]) -> Tensor:
         """The sum (n,) over instruments and events, of n rows of the unknowns."""
@@ -167,7 +173,8 @@ def ask(
     question = Question(priors, likelihoods, ys, iid, steps, particles, seed)
     rows = question.draw(_TRIED)
     for one, y in zip(likelihoods, ys):
-        _check_support(one, question)
+        if hasattr(one, "trained"):
+            check_trained(question.training(one), priors, seed)
         if not iid:
             check_operator(one, y, question.named({k: v[:2] for k, v in rows.items()}))
     with torch.no_grad():
@@ -215,34 +222,3 @@ def _seen(likelihoods: list[Likelihood], observed: Any) -> list[Tensor]:
     kept = [one for i, one in enumerate(likelihoods) if i not in none]
     found = iter(observations(kept, rest if len(kept) > 1 else rest[0]) if kept else ())
     return [none[i] if i in none else next(found) for i in range(len(values))]
-
-
-def _check_support(likelihood: Likelihood, question: Question) -> None:
-    """Refuses a prior that reaches beyond the one that a surrogate was trained with."""
-    if not hasattr(likelihood, "trained"):
-        return
-    with seeded(question.seed):
-        rows = {
-            k: p.sample((_SUPPORT,)).reshape(_SUPPORT, -1)
-            for k, p in question.priors.items()
-            if not hasattr(p, "expression") and len(p.event_shape) < 2
-        }
-        found = likelihood.trained(question.named(rows))
-        if found is None:
-            return
-        trained, drawn = found
-        known = trained.sample((_SUPPORT,))
-    density = trained.log_prob(drawn.to(known))
-    outside = float((density == -math.inf).double().mean())
-    if outside > 0:
-        raise ValueError(
-            f"the prior is wider than the one that the surrogate was trained with: {outside:.1%} "
-            f"of its draws are outside {trained}; simulate there, or narrow the prior"
-        )
-    rare = float((density < trained.log_prob(known).min()).double().mean())
-    if rare > 0.01:
-        warnings.warn(
-            f"{rare:.1%} of the prior's draws are farther out than any of {_SUPPORT:,} draws of "
-            "the one that the surrogate was trained with: it extrapolates there",
-            stacklevel=4,
-        )

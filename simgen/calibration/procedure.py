@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..expression import parse
+from ..expression import Expression, parse
+from ..models.categorical import Categorical
 from .contraction import UNINFORMATIVE, information
 from .correlation import count_products
 from .coverage import count_denser
@@ -89,8 +90,8 @@ def calibrate(
         progress: Whether to show progress.
 
     Raises:
-        ValueError: If there are fewer than 20 pairs, a field is missing, or the shapes do not
-            match, those of near among them.
+        ValueError: If there are fewer than 20 pairs, a field is missing, the shapes do not match,
+            those of near among them, or it gives probabilities of classes, which have no ranks.
         DatasetError: If no row is left that the model was not trained on.
 
     References:
@@ -106,6 +107,7 @@ def calibrate(
     if draws < 20 or not 0 < alpha < 1:
         raise ValueError(f"calibrate needs draws >= 20 and 0 < alpha < 1; got {draws} and {alpha}")
     parsed = parse(getattr(conditional, "expression", expression))
+    _refuse_classes(conditional, parsed)
     provenance = (getattr(conditional, "provenance", None) or {}).get("dataset")
     pairs = select_hidden(dataset, parsed, provenance, n, seed, mask)
     if len(pairs) < FEWEST:
@@ -169,6 +171,17 @@ def calibrate(
         expression=str(parsed),
         ranks=table.ranks,
     )
+
+
+def _refuse_classes(conditional: Any, expression: Expression) -> None:
+    """Says who judges probabilities of classes."""
+    family = getattr(conditional, "family", None)
+    if isinstance(getattr(family, "family", family), Categorical):  # an ensemble's too
+        raise ValueError(
+            f"{str(expression)!r} gives probabilities of classes, which have no ranks: whether "
+            "classes are true as often as they say is what Models.calibrate asks of a "
+            "`fit_models`, or simgen.calibration.reliability of any probabilities"
+        )
 
 
 def _draw(

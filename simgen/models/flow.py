@@ -29,6 +29,7 @@ from .monotonic import Integral, Sigmoids
 from .multiscale import MultiScale
 from .spectral import SpectralGaussian
 from .spline import Spline
+from .spread import Spread
 from .univariate import Affine, Univariate
 
 # the function of each variable, and the groups of variables (None: each its own)
@@ -64,7 +65,8 @@ class Flow:
         permute: Whether variables stand in another random order in each transformation.
         linear: Whether an affine map comes first that least squares solves, so that training
             starts from a linear-Gaussian model of the target: of a vector given the context, of
-            an image given the map, each wavelength by itself.
+            an image given the map, each wavelength by itself. Of a vector its deviation is
+            log-linear in the context where that is worth a quarter of a nat a row.
         conditional_base: Whether the base density is Gaussian with mean and deviation from a
             network of the context, in place of the standard normal; of vectors.
         periodic: Variables that are angles in [-pi, pi), by index; those that the target's field
@@ -134,6 +136,8 @@ class Flow:
             return Part(layer, real, features) if angles else layer
 
         layers: list[Layer] = []
+        if self.linear and real and context:
+            layers.append(partly(Spread(len(real), context)))
         if self.linear and real and (context or len(real) > 1):
             layers.append(partly(LinearGaussian(len(real), context)))
         if kind == "continuous":

@@ -16,7 +16,9 @@ from torch.distributions import (
     Poisson,
 )
 
+import simgen
 from simgen.calibration import Verdict, calibrate
+from simgen.models.categorical import Categorical
 
 NOISE = 0.5
 SD = (NOISE**2 / (1 + NOISE**2)) ** 0.5
@@ -232,3 +234,12 @@ def test_bad_input_is_one_sentence() -> None:
         calibrate(q, {"theta": data["theta"], "x": data["x"][:40]}, progress=False)
     with pytest.raises(ValueError, match="draws >= 20"):
         calibrate(q, data, draws=5, progress=False)
+
+
+@pytest.mark.parametrize("family", [Categorical(), simgen.Ensemble(Categorical(), 2)])
+def test_probabilities_of_classes_are_for_another_judge(family):
+    """They have no ranks: said before anything is drawn, with the name of who judges them."""
+    rows = {"model": np.eye(2)[[0, 1] * 50], "x": np.zeros((100, 1))}
+    classifier = SimpleNamespace(expression="model | x", family=family)
+    with pytest.raises(ValueError, match=r"have no ranks.*Models\.calibrate.*reliability"):
+        calibrate(classifier, rows)

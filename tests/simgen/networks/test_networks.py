@@ -16,7 +16,7 @@ from simgen.networks import (
 CASES = [
     (lambda: MLP(3, 5, (8,)), (4, 3)),
     (lambda: ResMLP(3, 5, width=8, blocks=2), (4, 3)),
-    (lambda: SetEncoder(3, 5, width=8), (4, 6, 3)),
+    (lambda: SetEncoder(3, 5, width=8), (4, 6, 3)),  # and 3 means, 3 variances, a number
     (lambda: SeriesEncoder(3, 5, width=8), (4, 20, 3)),
     (lambda: ConvEncoder(2, 5, width=4, depth=2), (4, 2, 12, 20)),
 ]
@@ -26,8 +26,11 @@ CASES = [
 def test_laws(make, shape):
     torch.manual_seed(0)
     net, x = make(), torch.randn(shape)
+    with torch.no_grad():  # away from where it starts, which may be zero
+        for p in net.parameters():
+            p.add_(0.01 * torch.randn_like(p))
     out = net(x)
-    assert out.shape == (4, 5)
+    assert out.shape == (4, 12 if isinstance(net, SetEncoder) else 5)
     torch.testing.assert_close(net(x[:1]), out[:1])  # nothing couples across the batch
     out.sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
@@ -46,13 +49,41 @@ def test_a_set_has_no_order_and_padding_counts_for_nothing():
     torch.testing.assert_close(net(padded, mask), out, rtol=1e-4, atol=1e-5)
 
 
-def test_set_encoder_starts_standardised():
+@pytest.mark.parametrize("sizes", ["one", "many"])
+def test_set_encoder_starts_with_the_best_linear_estimate(sizes):
+    """Of sets around a mean of their own: variances within and between, and the posterior mean."""
     torch.manual_seed(0)
-    net, x = SetEncoder(2, 4), torch.randn(500, 100, 2)
-    net.initialise(x, torch.zeros(500, 1))
-    mean, _ = net._pool(x, None)
-    z = (mean - net.loc) * torch.exp(-net.log_scale)
-    assert z.mean(0).abs().max() < 1e-4 and (z.std(0) - 1).abs().max() < 1e-3
+    n, between, within = 2_000, torch.tensor([0.5, 2.0]), torch.tensor([3.0, 1.0])
+    theta = 1.5 + between * torch.randn(n, 2)
+    x = theta[:, None] + within * torch.randn(n, 40, 2)
+    length = torch.randint(1, 41, (n, 1)) if sizes == "many" else torch.full((n, 1), 40)
+    mask = torch.arange(40) < length
+    net = SetEncoder(2, 4)
+    net.initialise(x, torch.zeros(n, 1), mask if sizes == "many" else None)
+    # four standard errors of variances and of a mean, by as many rows
+    assert ((net.log_scale[:2].exp() / between) ** 2 - 1).abs().max() < 4 * (2 / n) ** 0.5 * 2
+    assert (net.kappa[:2] / (within / between) ** 2 - 1).abs().max() < 0.25
+    mean, count = net._pool(x, mask)
+    s = net.shrunk(mean, count)[:, :2].detach()
+    wanted = length / (length + (within / between) ** 2) * (mean[:, :2].detach() - 1.5) / between
+    assert (s - wanted).square().mean().sqrt() < 0.1
+    assert torch.allclose(net(x, mask)[:5], net(x[:5], mask[:5]), atol=1e-4)
+
+
+def test_a_set_encoder_that_nothing_tells_of_stays_finite():
+    """Sets that do not differ, constant elements, sets of one element, empty ones."""
+    torch.manual_seed(0)
+    for x, mask in (
+        (torch.randn(500, 100, 2), None),
+        (torch.ones(500, 100, 2), None),
+        (torch.randn(500, 1, 2), None),
+        (torch.randn(500, 1, 2), torch.rand(500, 1) < 0.5),
+        (torch.randn(500, 3, 2), torch.arange(3) < torch.randint(0, 4, (500, 1))),
+    ):
+        net = SetEncoder(2, 4)
+        net.initialise(x, torch.zeros(500, 1), mask)
+        out = net(x, mask)
+        assert out.isfinite().all() and out.abs().max() < 50
 
 
 def common_mode(n=5000):
