@@ -11,7 +11,7 @@ from PIL import Image
 
 import simgen
 from simgen import plots
-from simgen.quickstart import TRUTH
+from simgen.console.quickstart import TRUTH
 
 GAP = 60
 OUT = Path(__file__).with_name("quickstart.png")

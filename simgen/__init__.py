@@ -17,16 +17,16 @@ _WHERE = {
     "Field": "field",
     "Simulator": "forward",
     "simulator": "forward",
-    "CommandError": "program",
+    "CommandError": "campaign.program",
     "CommandSimulator": "command",
     "Dataset": "dataset",
     "DatasetError": "dataset",
     "simulate": "simulation",
     "Emulator": "emulator",
-    "sequential": "sequence",
-    "allocate": "allocation",
-    "gather": "allocation",
-    "regional_scores": "allocation",
+    "sequential": "rounds.sequence",
+    "allocate": "rounds.allocation",
+    "gather": "rounds.allocation",
+    "regional_scores": "rounds.allocation",
     "Flow": "models",
     "VAE": "models",
     "HierarchicalVAE": "models",
@@ -41,11 +41,11 @@ _WHERE = {
     "LowRankCovariance": "covariance",
     "GaussianLikelihood": "likelihood",
     "PoissonLikelihood": "likelihood",
-    "PosteriorLikelihood": "events",
-    "ExtendedLikelihood": "extended",
-    "Efficiency": "efficiency",
-    "random_lengths": "events_lengths",
-    "Posterior": "posterior",
+    "PosteriorLikelihood": "events.posteriors",
+    "ExtendedLikelihood": "events.extended",
+    "Efficiency": "events.efficiency",
+    "random_lengths": "events.lengths",
+    "Posterior": "answers.posterior",
     "infer": "inference",
     "fit_prior": "em",
     "Conditional": "conditional",
@@ -89,8 +89,9 @@ __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
     from .agreement import cross_check
-    from .allocation import allocate, gather, regional_scores
+    from .answers.posterior import Posterior
     from .calibration import Verdict, calibrate
+    from .campaign.program import CommandError
     from .command import CommandSimulator
     from .conditional import Conditional, load
     from .covariance import (
@@ -100,12 +101,12 @@ if TYPE_CHECKING:
         LowRankCovariance,
     )
     from .dataset import Dataset, DatasetError
-    from .efficiency import Efficiency
     from .em import fit_prior
     from .emulator import Emulator
-    from .events import PosteriorLikelihood
-    from .events_lengths import random_lengths
-    from .extended import ExtendedLikelihood
+    from .events.efficiency import Efficiency
+    from .events.extended import ExtendedLikelihood
+    from .events.lengths import random_lengths
+    from .events.posteriors import PosteriorLikelihood
     from .field import Field
     from .forward import Simulator, simulator
     from .frequentist import (
@@ -132,14 +133,13 @@ if TYPE_CHECKING:
     from .model_comparison import compare
     from .models import VAE, Diffusion, Ensemble, Flow, HierarchicalVAE, LatentDiffusion
     from .pooling import pool
-    from .posterior import Posterior
     from .predictive_check import posterior_predictive
     from .prior import Prior
-    from .program import CommandError
     from .reporting import report
     from .reweighting import with_prior
+    from .rounds.allocation import allocate, gather, regional_scores
+    from .rounds.sequence import sequential
     from .samples import Samples
-    from .sequence import sequential
     from .simulation import simulate
     from .slices import marginal, sliced
     from .training import fit

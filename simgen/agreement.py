@@ -31,8 +31,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .answers.posterior import Evidence
 from .domain import check_domain
-from .posterior import Evidence
 from .randomness import seeded
 from .samplers.importance import RELIABLE, pareto_k, weighted
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from .terminal import again, display, end, say, show
+from .console.terminal import again, display, end, say, show
 
 app = typer.Typer(
     name="simgen",
@@ -98,12 +98,12 @@ def simulate_(
     ] = 8,
 ) -> None:
     """Fill a dataset; run again, resume or extend it."""
-    from . import arguments
+    from .console import arguments
     from .simulation import checked_part, simulate
 
     simulator = arguments.simulator(name, arguments.settings(chosen or []))
     if script is not None:
-        from .scripts import array_script, words_of
+        from .console.scripts import array_script, words_of
 
         words = words_of(context, {"workers", "part", "script", "jobs"})
         parts = jobs if part is None else checked_part(part)[1]
@@ -153,7 +153,7 @@ def fit_(
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
 ) -> None:
     """Learn a distribution; run again, resume."""
-    from . import arguments
+    from .console import arguments
 
     family = arguments.family(model, arguments.settings(chosen or []), ensemble)
     shares = arguments.shares(split)
@@ -205,10 +205,10 @@ def sequential_(
 
     --set is of the simulator.
     """
-    from . import arguments
-    from .inspection import Section
-    from .observation import read_observation
-    from .sequence import outline, sequential
+    from .console import arguments
+    from .console.inspection import Section
+    from .console.observation import read_observation
+    from .rounds.sequence import outline, sequential
 
     simulator = arguments.simulator(name, arguments.settings(chosen or []))
     family = arguments.family(model, {}, 1)
@@ -250,8 +250,8 @@ def sample_(
 ) -> None:
     """Draw from a model, given an observation."""
     from .conditional import load
-    from .inspection import summary_section
-    from .observation import draw_samples, read_observation, write_samples
+    from .console.inspection import summary_section
+    from .console.observation import draw_samples, read_observation, write_samples
     from .typicality import admit, record
 
     conditional = load(file)
@@ -284,8 +284,8 @@ def calibrate_(
     """Judge a model by simulations it has not seen."""
     from .calibration import calibrate
     from .conditional import load
+    from .console.observation import read_observation
     from .dataset import Dataset
-    from .observation import read_observation
 
     conditional = load(file)
     row = read_observation(near, conditional).given if near else None
@@ -309,10 +309,10 @@ def report_(
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="The dataset.")] = None,
 ) -> None:
     """Write a page on a model and its verdict."""
-    from . import arguments
     from .conditional import load
+    from .console import arguments
+    from .console.observation import read_observation
     from .dataset import Dataset
-    from .observation import read_observation
     from .reporting import report
 
     conditional = load(model)
@@ -336,7 +336,7 @@ def inspect_(
     verify: Annotated[bool, typer.Option("--verify", help="Read every row of a dataset.")] = False,
 ) -> None:
     """Say what a dataset, model or samples hold."""
-    from .inspection import inspect
+    from .console.inspection import inspect
 
     show(inspect(path, failures))
     if verify:
@@ -360,9 +360,9 @@ def check_(
     estimate: Annotated[int, typer.Option(help="Rows to estimate the time of.")] = 100_000,
 ) -> None:
     """Try a simulator: does it keep the rules?"""
-    from . import arguments
+    from .console import arguments
+    from .console.inspection import Section
     from .diagnosis import diagnose
-    from .inspection import Section
 
     found = diagnose(arguments.simulator(name, arguments.settings(chosen or [])), n)
     word = {True: "pass", False: "FAIL", None: "—"}
@@ -384,8 +384,8 @@ def simulators_() -> None:
     """List the built-in simulators."""
     import simulators
 
-    from .catalogue import entry
-    from .inspection import Section
+    from .console.catalogue import entry
+    from .console.inspection import Section
 
     header = ("name", "what", "parameters", "x", "also recorded", "exact")
     rows = [(name, *entry(name, preset)) for name, preset in simulators.PRESETS.items()]
@@ -414,8 +414,8 @@ def import_(
     ] = None,
 ) -> None:
     """Make a dataset of the arrays in files."""
-    from . import arguments
-    from .importing import import_arrays
+    from .console import arguments
+    from .storage.importing import import_arrays
 
     chosen = arguments.settings(field or [])
     names = {k: v.split(",") if "," in v else v for k, v in chosen.items()}
@@ -433,8 +433,8 @@ def repair_(
     workers: Workers = 1,
 ) -> None:
     """Simulate missing and damaged rows again."""
-    from . import arguments
-    from .restoration import restore
+    from .campaign.restoration import restore
+    from .console import arguments
 
     made = simulator and arguments.simulator(simulator, arguments.settings(chosen or []))
     problems = restore(data, made or None, workers)
@@ -449,8 +449,8 @@ def quickstart_(
     workers: Workers = 2,
 ) -> None:
     """Everything once, in three minutes."""
-    from .inspection import summary_section
-    from .quickstart import tour
+    from .console.inspection import summary_section
+    from .console.quickstart import tour
 
     result = tour(out, workers=workers, say=say)
     show([summary_section("posterior", result.samples.summary(result.truth))])

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .command_io import names_of, reader_of, render, write_table
+from .campaign.command_io import names_of, reader_of, render, write_table
+from .campaign.program import CommandError, error_tail, run_program, scratch_directory
 from .field import Field
 from .forward import Simulator
-from .program import CommandError, error_tail, run_program, scratch_directory
 
 if TYPE_CHECKING:
     from .prior import Prior

@@ -22,14 +22,14 @@ from .conditioning import condition
 from .distribution import CHUNK, ConditionalDistribution
 from .exports import optional
 from .field import Field
+from .fitting.pipeline import Pipeline
+from .fitting.tensors import read_header, read_tensors, write_tensors
 from .models import FAMILIES
 from .models.base import Given
 from .models.settings import describe_family, rebuild_family
 from .networks import build
-from .pipeline import Pipeline
 from .prior import Prior
-from .tensors import read_header, read_tensors, write_tensors
-from .truncation import TruncatedPrior
+from .rounds.truncation import TruncatedPrior
 from .typicality import Typicality, doubt
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from .expression import parse
 from .field import Field
-from .head import Head
-from .pipeline import Pipeline
+from .fitting.head import Head
+from .fitting.pipeline import Pipeline
 from .preprocessing import Target
 
 

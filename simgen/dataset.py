@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import as_stored, default_shard_size, fields_of, theta_field
-from .dependence import Dependence, Failures, dependence
+from .campaign.dependence import Dependence, Failures, dependence
+from .campaign.timing import RECORD, read_times
 from .field import Field
-from .foreign import open_arrays, open_table
-from .manifest import (
+from .storage.arrays import as_stored, default_shard_size, fields_of, theta_field
+from .storage.foreign import open_arrays, open_table
+from .storage.manifest import (
     FILE,
     INDEX,
     Manifest,
@@ -38,8 +39,8 @@ from .manifest import (
     prefix,
     write_index,
 )
-from .rows import finite_rows, screen
-from .shard import (
+from .storage.rows import finite_rows, screen
+from .storage.shard import (
     COLUMNS,
     GOOD,
     DatasetError,
@@ -52,8 +53,7 @@ from .shard import (
     verify_shard,
     write_shard,
 )
-from .timing import RECORD, read_times
-from .view import Column, View
+from .storage.view import Column, View
 
 if TYPE_CHECKING:
     from .prior import Prior

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from .bijection import inside
+from .fitting.pipeline import Pipeline
 from .models.base import Given
-from .pipeline import Pipeline
 
 CHUNK = 4_096  # rows of a vector that a network sees at once: stays in the cache, bounds memory
 _PIXELS = 1 << 18  # numbers of an image that a network sees at once

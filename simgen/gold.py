@@ -40,13 +40,13 @@ from torch import Tensor
 from .dataset import Dataset, DatasetError
 from .diagnosis import score_identities
 from .expression import Expression
+from .fitting.pipeline import Pipeline
+from .fitting.schedule import Schedule
 from .forward import Simulator
-from .pipeline import Pipeline
-from .schedule import Schedule
 
 if TYPE_CHECKING:
-    from .source import Prepared
-    from .stacking import Members
+    from .fitting.source import Prepared
+    from .fitting.stacking import Members
 
 _STEP, _REACH = 0.1, 0.05  # largest step: in nats of the scores, in deviations of theta
 _FLOOR = 0.1  # least sigma^2, as a share of the scores' variance

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from .denoising_answers import (
+from .answers.denoising import (
     closed_form,
     collapsed,
     gaussian_part,
@@ -27,15 +27,15 @@ from .denoising_answers import (
     noising,
     steered,
 )
+from .answers.instrument import instrument
+from .answers.posterior import Posterior, mixed
+from .answers.question import Question, ask, unconditional
+from .answers.space import chains, from_prior, proposed, tempering
 from .gaussian import GaussianPrior, MixturePrior
-from .instrument import instrument
 from .likelihood import GaussianLikelihood
-from .posterior import Posterior, mixed
-from .question import Question, ask, unconditional
 from .samplers.denoising import ClosedForm, Network
 from .samplers.guidance import GUIDANCE
 from .samplers.space import Space, joint_space, space
-from .space_answers import chains, from_prior, proposed, tempering
 
 METHODS = (
     "closed-form",

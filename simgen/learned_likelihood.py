@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .answers.unknowns import Rows, Unknowns, as_rows
 from .likelihood import Likelihood, events_of, rows_of
-from .unknowns import Rows, Unknowns, as_rows
 
 
 class ConditionalLikelihood(Likelihood):

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .unknowns import Unknowns, arguments, by_name, call, whole
+from .answers.unknowns import Unknowns, arguments, by_name, call, whole
 
 EVENTS = 1 << 18
 """Rows times events whose densities are computed at once."""

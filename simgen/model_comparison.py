@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .posterior import Evidence
+from .answers.posterior import Evidence
 
 _WORDS = ((1.0, "not worth more than a mention"), (3.0, "positive"), (5.0, "strong"))
 

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .posterior import Posterior
+from .answers.posterior import Posterior
 from .randomness import seeded
 
 _GRID = torch.linspace(0, 1, 21, dtype=torch.float64)

@@ -194,7 +194,7 @@ class Prior(D.Distribution):
         whole = Prior(factors, labels=values["labels"], units=values["units"])
         if values.get("truncation") is None:
             return whole
-        from .truncation import TruncatedPrior
+        from .rounds.truncation import TruncatedPrior
 
         return TruncatedPrior.of_rounds(whole, values["truncation"])
 

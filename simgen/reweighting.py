@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .answers.posterior import Posterior
 from .domain import check_domain
-from .posterior import Posterior
 from .randomness import seeded
 
 _DRAWS = 4096

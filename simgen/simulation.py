@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from .coordinator import Coordinator, Options
+from .campaign.coordinator import Coordinator, Options
+from .campaign.pool import Inline, Pool
 from .dataset import Dataset, write_error
 from .forward import Simulator
-from .locking import Lock, LockHeld, holder
-from .pool import Inline, Pool
 from .progress import Bar
-from .shard import DatasetError
+from .storage.locking import Lock, LockHeld, holder
+from .storage.shard import DatasetError
 
 logger = logging.getLogger("simgen")
 

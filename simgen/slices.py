@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .posterior import Posterior
+from .answers.posterior import Posterior
 from .prior import Prior
 from .samples import sample
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from .dataset import Dataset, DatasetError, View
-from .view import Column
-from .window import Arrays, Window, Windows, empty, width_of
+from .storage.view import Column
+from .storage.window import Arrays, Window, Windows, empty, width_of
 
 SHUFFLE = 4  # purpose of a random stream, beside those of a simulation
 _WINDOW = 3 / 8  # of the memory there is: one in use, one on its way, and batches

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from .conditional import Conditional
 from .dataset import Dataset
 from .field import Field
+from .fitting.head import default_embedding
 from .gold import check_joint_score
-from .head import default_embedding
 from .models.base import Given
 from .networks.score import Regression, ScoreSummary
 from .training import fit

@@ -30,22 +30,22 @@ import torch
 from torch import nn
 
 from . import __version__
-from . import checkpoint as checkpoints
+from .campaign.dependence import SIGNIFICANT
 from .conditional import Conditional
 from .dataset import Dataset, DatasetError
-from .dependence import SIGNIFICANT
 from .expression import Expression, parse
+from .fitting import checkpoint as checkpoints
+from .fitting.masks import Masks
+from .fitting.pipeline import Pipeline
+from .fitting.schedule import Schedule, default_schedule, image_schedule, surrogate_schedule
+from .fitting.source import Batch, Prepared, Source, embeddings, members, prepare
+from .fitting.stacking import Members
 from .gold import ScoreTerm, check_gold, longer
-from .masks import Masks
 from .models import Flow
 from .models.settings import describe_family
-from .pipeline import Pipeline
 from .prior import Prior
 from .progress import Bar
-from .rounds import first_round, rows_for
-from .schedule import Schedule, default_schedule, image_schedule, surrogate_schedule
-from .source import Batch, Prepared, Source, embeddings, members, prepare
-from .stacking import Members
+from .rounds.proposals import first_round, rows_for
 from .typicality import fit_null
 
 log = logging.getLogger("simgen")

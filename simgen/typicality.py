@@ -46,13 +46,13 @@ import h5py
 import torch
 from torch import Tensor
 
+from .fitting.source import HELD_OUT
 from .row_summaries import RowSummary, atoms
-from .source import HELD_OUT
 
 if TYPE_CHECKING:
     from .conditional import Conditional
-    from .pipeline import Pipeline
-    from .source import Batch, Source
+    from .fitting.pipeline import Pipeline
+    from .fitting.source import Batch, Source
 
 SUSPECT = 0.01
 """The p-value up to which an observation is called unlike the simulations."""

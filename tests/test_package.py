@@ -64,7 +64,7 @@ def test_public_names_load_neither_sbi_nor_matplotlib():
 
 
 def test_what_workers_import_is_free_of_torch():
-    code = "import simgen.workers, simgen.simulation, simgen.dataset, simulators.collider"
+    code = "import simgen.campaign.workers, simgen.simulation, simgen.dataset, simulators.collider"
     assert "torch" not in imported_by(code)
 
 

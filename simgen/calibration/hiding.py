@@ -15,8 +15,8 @@ import numpy as np
 
 from ..expression import Expression
 from ..field import infer_field
+from ..fitting.masks import Masks
 from ..forward import stream
-from ..masks import Masks
 from .pairs import Pairs, select
 
 HIDDEN = 23  # purpose of a random stream

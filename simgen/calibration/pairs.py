@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..expression import Expression
-from ..rounds import rows_following
+from ..rounds.proposals import rows_following
 
 ROWS = 21  # purpose of a random stream: which rows, and which of them by weight
 

@@ -37,11 +37,11 @@ import torch
 from numpy import ndarray as Array
 from torch import Tensor
 
+from ..answers.unknowns import Rows, call
 from ..learned_likelihood import ConditionalLikelihood
 from ..likelihood import GaussianLikelihood, PoissonLikelihood
 from ..prior import Prior
 from ..randomness import seeded
-from ..unknowns import Rows, call
 
 _CHUNK = 4_096
 

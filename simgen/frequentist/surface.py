@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..answers.question import ask
+from ..answers.unknowns import Rows
 from ..learned_likelihood import ConditionalLikelihood
 from ..likelihood import GaussianLikelihood, Likelihood, PoissonLikelihood, as_likelihood
 from ..prior import Prior
-from ..question import ask
-from ..unknowns import Rows
 
 CHUNK = 8_192  # rows whose graph is held at once
 _STEP = 1e-4  # of central differences in u

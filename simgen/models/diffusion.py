@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..field import Field
-from ..schedule import Schedule, default_schedule
+from ..fitting.schedule import Schedule, default_schedule
 from .denoiser import PREDICTIONS
 from .diffusion_module import FINEST, LARGEST, DiffusionModule
 from .noise_levels import NOISES

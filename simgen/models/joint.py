@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from ..field import Field
+from ..fitting.schedule import Schedule, default_schedule
 from ..networks.masked_mlp import MaskedMLP
-from ..schedule import Schedule, default_schedule
 from .backbone import backbone
 from .base import Given, ModelDistribution
 from .denoiser import preconditioning

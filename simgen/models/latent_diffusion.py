@@ -31,8 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from ..field import Field
+from ..fitting.schedule import Schedule, default_schedule
 from ..networks.codec import GridEncoder
-from ..schedule import Schedule, default_schedule
 from .autoencoder import AutoEncoder
 from .base import Given, ModelDistribution
 from .codebook import Codebook, GaussianCode

@@ -21,8 +21,8 @@ import numpy as np
 from torch.distributions import Uniform
 
 import simgen
-from simgen.manifest import Manifest, write_index
-from simgen.shard import shard_name
+from simgen.storage.manifest import Manifest, write_index
+from simgen.storage.shard import shard_name
 
 from .table import Part
 

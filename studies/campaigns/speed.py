@@ -17,7 +17,7 @@ from torch.distributions import Uniform
 
 import simgen
 import simulators
-from simgen.coordinator import draw_theta
+from simgen.campaign.coordinator import draw_theta
 from simgen.forward import BLOCK, ROW, stream
 
 from .calls import arithmetic, sleep

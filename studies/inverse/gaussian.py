@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 import simgen
+from simgen.answers.posterior import ApproximateWarning
 from simgen.operators import Blur, Downsample, Mask, Matrix, Radon, gaussian_psf
-from simgen.posterior import ApproximateWarning
 
 from .measure import kl_floor, kl_of_white
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 import simgen
-from simgen.posterior import ApproximateWarning
+from simgen.answers.posterior import ApproximateWarning
 from simgen.samplers.denoising import ClosedForm, Network
 
 from . import peers

@@ -16,7 +16,8 @@ from simulators.calorimeter import CalorimeterShower
 
 from .figure import draw
 from .judge import OBSERVABLES, Judgement, Sampler, draw_showers, judge
-from .surrogates import ENERGIES, FAMILIES, STAGES, Surrogate, Trainer
+from .surrogates import STAGES, Surrogate
+from .training import FAMILIES, SHARED, Trainer
 
 FOLDER = Path(__file__).parent
 
@@ -69,9 +70,9 @@ def table(results: dict[str, Any], about: dict[str, Any]) -> str:
         f"{1e3 * 49 / (2 * n):.2f}. "
         "Correlation: root mean square difference of the layers' Pearson correlations. AUC: of a "
         "classifier of three hidden layers of 256 that sees log10 E and the observables (high), "
-        "or the voxels over E (low), on a fifth of the showers that it has not seen. ms: wall "
-        "time a shower in batches of 1,000. The simulator against itself is the floor; a "
-        "sampling resolution of 0.19 in place of 0.17 shows what is noticed.",
+        "or the voxels over E (low), on a fifth of the showers that it has not seen. ms: time of "
+        "the processor a shower, in batches of 1,000. The simulator against itself is the floor; "
+        "a sampling resolution of 0.19 in place of 0.17 shows what is noticed.",
         "",
         *_about_surrogates(about, best),
         f"| sampler | {' | '.join(columns)} |",
@@ -89,14 +90,17 @@ def _about_surrogates(about: dict[str, Any], best: str) -> list[str]:
     if not best:
         return []
     return [
-        f"The learned samplers are chains of three conditionals, of {about['simulations']:,} "
-        "simulations: energies of layers given theta, by the same flow for all; then the rings of "
-        "a layer, and the cells of a ring, each given its state (energies, place along and off "
-        "the axis), by the family that the row names. A part is its ratio to those before it, "
-        "zero with a probability of its own; log_prob is the density of these ratios with respect "
-        "to counting on zeros and Lebesgue measure on what is positive (VAE: a bound; diffusion: "
-        "by its ordinary differential equation). The time of training "
-        f"is that of all three, on a machine with other work. **Best family: {best}.**",
+        f"The learned samplers are chains of four conditionals, of {about['simulations']:,} "
+        "simulations: the longitudinal profile (T, alpha) given theta, a latent that the "
+        "simulator records, and the energies of layers given both, by the same flows for all; "
+        "then the rings of a layer, and the cells of a ring, each given its state (energies, what "
+        "the profile expects, place along and off the axis), by the family that the row names. A "
+        "part is its ratio to those before it, zero with a probability of its own; log_prob is "
+        "the density of ln T, ln alpha and ratios with respect to counting on zeros and Lebesgue "
+        "measure on what is positive (VAE: a bound; diffusion: by its ordinary differential "
+        "equation). "
+        "The time of training is that of all four, on a machine with other work. "
+        f"**Best family: {best}.**",
         "",
     ]
 
@@ -163,7 +167,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "showers": n,
         "simulations": arguments.simulations,
-        "energies": repr(ENERGIES),
+        "shared": {stage: repr(family) for stage, family in SHARED.items()},
     }
     draw(shown, FOLDER / "showers.png", best_of(results))
     (FOLDER / "result.json").write_text(json.dumps({**about, "results": results}, indent=1) + "\n")

@@ -62,7 +62,7 @@ class Judgement:
 def draw_showers(
     sampler: Sampler, theta: Array, seed: int, batch: int = 1000
 ) -> tuple[Array, float]:
-    """Showers of a sampler, and wall time a shower in milliseconds.
+    """Showers of a sampler, and the processor's time a shower in milliseconds.
 
     Arguments:
         sampler: Draws showers; it is called once on a few rows before the clock starts.
@@ -71,10 +71,10 @@ def draw_showers(
         batch: Showers a call.
     """
     sampler(theta[:2], seed)
-    parts, start = [], time.perf_counter()
+    parts, start = [], time.process_time()
     for i in range(0, len(theta), batch):
         parts.append(np.asarray(sampler(theta[i : i + batch], seed + i), dtype=np.float32))
-    spent = time.perf_counter() - start
+    spent = time.process_time() - start
     return np.concatenate(parts), 1e3 * spent / len(theta)
 
 

@@ -2,13 +2,15 @@ r"""A shower as splits: its energy into layers, a layer's into rings, a ring's i
 
 .. math::
     p = \frac{e - E}{\sqrt{E}}, \qquad
-    \rho_k = \frac{e_k}{e_1 + \dots + e_{k-1} + \epsilon e}, \quad k = 2 \dots K, \qquad
-    e = \sum_k e_k
+    \rho_k = \frac{h_k}{h_1 + \dots + h_{k-1}}, \qquad
+    h_k = \max(e_k - e_{min}, 0), \qquad e = \sum_k e_k
 
-The pull p of the whole energy has one width at all energies. A ratio is zero where a part is, and
-positive without a bound else; from a whole and its ratios the parts follow from the last to the
-first, and have its sum. What a split depends on is the state of its whole: the shower's energy,
-its own, and where it lies in the shower.
+The pull p of the whole energy has one width at all energies. Parts e_k are read as excesses h_k
+over the threshold, and a ratio is zero exactly where a part is; the first that is not zero has
+nothing before it, and one for a ratio. From a whole and its ratios the parts follow, have its sum
+and are above the threshold, whatever the ratios are. What a split depends on is the state of its
+whole: of a shower, its energy and profile; given these, of a layer and a ring, energy, age and
+place.
 
 References:
     | CaloFlow: Fast and Accurate Generation of Calorimeter Showers with Normalizing Flows
@@ -21,23 +23,42 @@ from __future__ import annotations
 __all__ = [
     "LAYER_STATE",
     "RING_STATE",
+    "SHOWER_STATE",
     "layer_states",
     "parts_of",
     "pull_of",
     "ratios_of",
     "ring_states",
+    "shower_states",
     "whole_of",
 ]
 
 import numpy as np
 from numpy import ndarray as Array
+from scipy.special import gammainc
 
-LAYER_STATE = ("log10_E", "log10_layer", "number", "age", "spread", "offset")
-"""Of a layer: log10 of the incident energy in GeV and of its own in MeV, its depth, its depth
-over the shower's mean depth, the shower's length, and the axis's distance from the centre."""
-RING_STATE = (*LAYER_STATE, "log10_ring", "ring")
+from simulators.calorimeter import LAYERS, CalorimeterShower
+
+DEPTH, THRESHOLD = CalorimeterShower().layer_depth, CalorimeterShower().threshold
+SHOWER_STATE = ("log10_E", "angle", "T", "alpha", *(f"log10_odds_{i}" for i in range(LAYERS)))
+"""Of a shower: theta, its profile, and log10 of each layer's expected energy over that of the
+layers before."""
+LAYER_STATE = (
+    "log10_E",
+    "log10_expected",
+    "age",
+    "log10_age",
+    "offset",
+    "log10_offset",
+    "log10_layer",
+)
+"""Of a layer: log10 of the incident energy in GeV, and of the layer's expected one in MeV; its
+depth over that of the maximum; the axis's distance from the centre, in X_0; log10 of its energy
+in MeV."""
+RING_STATE = (*LAYER_STATE[:-1], "log10_ring", "ring")
 """Of a ring: what its layer has, log10 of its own energy in MeV, and its number."""
-_FIRST = 1e-4  # epsilon: the first part may be empty
+_LEAST = 1e-6  # of an excess over the threshold, MeV
+_NEAR = 0.1  # of an offset, X_0: about the radius of a shower's core
 
 
 def pull_of(e: Array, E: Array) -> Array:
@@ -46,63 +67,85 @@ def pull_of(e: Array, E: Array) -> Array:
 
 
 def whole_of(pull: Array, E: Array) -> Array:
-    """The inverse of `pull_of`; not below zero."""
-    return np.maximum(E + np.sqrt(E) * pull, 0)
+    """The inverse of `pull_of`; not below the threshold of a cell."""
+    return np.maximum(E + np.sqrt(E) * pull, 1.01 * THRESHOLD)
 
 
 def ratios_of(parts: Array) -> Array:
-    """Ratios (n, K - 1) of parts (n, K), of which one at least is not zero."""
-    before = parts.cumsum(1)[:, :-1] + _FIRST * parts.sum(1, keepdims=True)
-    return parts[:, 1:] / before
+    """Ratios (n, K) of parts (n, K)."""
+    excess = np.where(parts > 0, np.maximum(parts - THRESHOLD, _LEAST), 0)
+    before = _before(excess)
+    return np.where(before > 0, excess / np.where(before > 0, before, 1), excess > 0)
 
 
-def parts_of(ratios: Array, whole: Array, threshold: float = 0.0) -> Array:
-    """Parts (n, K) of whole energies (n,), from ratios (n, K - 1).
+def parts_of(ratios: Array, whole: Array) -> Array:
+    """Parts (n, K) of whole energies (n,), from ratios (n, K).
 
-    Arguments:
-        ratios: Not negative.
-        whole: What the parts sum to.
-        threshold: What is not above it goes to the other parts, but for the largest.
+    Where the whole is too little for as many parts above the threshold, those of least excess are
+    zero; where all ratios are zero, the first part has it all.
     """
-    left = whole.copy()
-    parts = np.empty((len(whole), ratios.shape[1] + 1))
-    for k in range(ratios.shape[1], 0, -1):
-        ratio = ratios[:, k - 1]
-        # left = before + ratio (before + epsilon whole)
-        before = np.maximum(left - ratio * _FIRST * whole, 0) / (1 + ratio)
-        parts[:, k], left = left - before, before
-    parts[:, 0] = left
-    parts[(parts <= threshold) & (parts < parts.max(1, keepdims=True))] = 0
-    total = parts.sum(1)
-    return parts * (whole / np.where(total > 0, total, 1))[:, None]
+    excess, total = np.zeros(ratios.shape), np.zeros(len(whole))
+    for k, ratio in enumerate(ratios.T):
+        excess[:, k] = np.where(total > 0, ratio * total, ratio > 0)
+        total += excess[:, k]
+    excess[total == 0, 0] = 1.0
+    most = np.maximum(np.ceil(whole / THRESHOLD) - 1, 1)
+    scarce = (excess > 0).sum(1) > most
+    rank = (-excess[scarce]).argsort(1).argsort(1)
+    excess[scarce] *= rank < most[scarce, None]
+    floor = THRESHOLD * (excess > 0)
+    rest = np.maximum(whole - floor.sum(1), 0)
+    parts = floor + excess * (rest / excess.sum(1))[:, None]
+    return parts * (whole / parts.sum(1))[:, None]
 
 
-def layer_states(energies: Array, theta: Array) -> Array:
-    """The state of each layer, (n, layers, 6), of their energies (n, layers) in MeV and the
-    showers' parameters (n, 2); of an empty layer it means nothing.
+def _before(parts: Array) -> Array:
+    """The sum of what is before each part (n, K)."""
+    return np.concatenate([np.zeros_like(parts[:, :1]), parts.cumsum(1)[:, :-1]], 1)
+
+
+def shower_states(theta: Array, profile: Array) -> Array:
+    """The states of showers, (n, 28), of their parameters (n, 2) and profiles (n, 2)."""
+    expected = _expected(theta, profile)
+    before = _before(expected)
+    before[:, 0] = expected.sum(1)
+    return np.concatenate([theta, profile, np.log10(expected / before)], 1)
+
+
+def _expected(theta: Array, profile: Array) -> Array:
+    """The gamma profile's energies of layers (n, layers) in MeV, at parameters (n, 2) and shapes
+    (n, 2), T and alpha.
     """
-    n, layers = energies.shape
-    number = np.arange(layers) + 0.5
-    share = energies / np.maximum(energies.sum(1, keepdims=True), 1e-30)
-    mean = np.maximum(share @ number, 0.5)
-    spread = np.sqrt(np.maximum(share @ number**2 - mean**2, 0))
+    T, alpha = profile.T[:, :, None]
+    edges = DEPTH * np.arange(LAYERS + 1) / np.cos(np.radians(theta[:, 1:]))
+    shares = np.diff(gammainc(alpha, (alpha - 1) / T * edges))
+    return 1e3 * 10 ** theta[:, :1] * np.maximum(shares, 1e-12)
+
+
+def layer_states(energies: Array, theta: Array, profile: Array) -> Array:
+    """The state of each layer, (n, layers, 7), of their energies (n, layers) in MeV, and the
+    showers' parameters (n, 2) and profiles (n, 2); of an empty layer it means nothing.
+    """
+    angle = np.radians(theta[:, 1:])
+    depth = DEPTH * (np.arange(LAYERS) + 0.5) / np.cos(angle)
+    age, offset = depth / profile[:, :1], depth * np.sin(angle)
     columns = [
-        np.repeat(theta[:, :1], layers, 1),
-        np.log10(np.maximum(energies, 1e-3)),
-        np.tile(number, (n, 1)),
-        number / mean[:, None],
-        np.repeat(spread[:, None], layers, 1),
-        number * np.tan(np.radians(theta[:, 1:])),
+        np.repeat(theta[:, :1], LAYERS, 1),
+        np.log10(_expected(theta, profile)),
+        age,
+        np.log10(age),
+        offset,
+        np.log10(offset + _NEAR),
+        np.log10(np.maximum(energies, THRESHOLD)),
     ]
     return np.stack(columns, -1)
 
 
 def ring_states(rings: Array, state: Array) -> Array:
     """The state of each ring, (n, rings, 8), of their energies (n, rings) in MeV and the states
-    of their layers (n, 6); of an empty ring it means nothing.
+    of their layers (n, 7); of an empty ring it means nothing.
     """
     n, count = rings.shape
-    own = np.stack(
-        [np.log10(np.maximum(rings, 1e-3)), np.tile(np.arange(count) + 0.5, (n, 1))], -1
-    )
-    return np.concatenate([np.repeat(state[:, None], count, 1), own], -1)
+    own = [np.log10(np.maximum(rings, THRESHOLD)), np.tile(np.arange(count) + 0.5, (n, 1))]
+    inherited = np.repeat(state[:, None, :-1], count, 1)
+    return np.concatenate([inherited, np.stack(own, -1)], -1)

@@ -25,9 +25,9 @@ from torch import Tensor
 
 import simgen
 from simgen.agreement import cross_check
+from simgen.answers.posterior import ApproximateWarning
 from simgen.calibration.c2st import c2st
 from simgen.pooling import pool
-from simgen.posterior import ApproximateWarning
 from simulators.benchmarks import TASKS
 from simulators.supernovae import Supernovae
 from studies.sbibm.measure import read_problem

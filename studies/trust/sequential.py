@@ -24,8 +24,8 @@ from numpy import ndarray as Array
 import simgen
 from simgen.calibration.c2st import c2st
 from simgen.dataset import Dataset
-from simgen.rounds import truncated
-from simgen.sequence import sequential
+from simgen.rounds.proposals import truncated
+from simgen.rounds.sequence import sequential
 from simulators.benchmarks import TASKS
 from studies.sbibm.measure import DRAWS, Problem, read_problem
 

@@ -15,8 +15,8 @@ from torch.distributions import Normal, Uniform
 import simgen
 from simgen import Dataset, DatasetError, Prior, simulate
 from simgen.forward import stream
-from simgen.locking import Lock
-from simgen.manifest import Manifest
+from simgen.storage.locking import Lock
+from simgen.storage.manifest import Manifest
 from studies.campaigns.torture import SHARD, campaign, peace, processes, torture, walk
 
 PRIOR = Prior(mu=Uniform(-1.0, 1.0), tau=Normal(0.0, 2.0))
@@ -203,7 +203,7 @@ def test_the_first_error_is_told_where_others_follow(tmp_path) -> None:
 
 
 def test_what_is_at_work_missing_and_failed_is_shown(tmp_path) -> None:
-    from simgen.inspection import inspect
+    from simgen.console.inspection import inspect
 
     path = tmp_path / "d"
     for part in ("1/3", "3/3"):

@@ -17,7 +17,7 @@ from torch.distributions import Uniform
 
 import simgen
 from simgen import CommandError, CommandSimulator, Prior, simulate
-from simgen.program import _sweep, _swept
+from simgen.campaign.program import _sweep, _swept
 
 PRIOR = Prior(mu=Uniform(-1.0, 1.0), tau=Uniform(1.0, 2.0))
 PROGRAM = r"""
@@ -313,7 +313,7 @@ def test_a_template_of_a_file_keeps_its_name(tmp_path) -> None:
 def test_what_dead_processes_left_is_removed(tmp_path) -> None:
     child = subprocess.Popen([sys.executable, "-c", "pass"])
     child.wait()
-    from simgen.program import _host
+    from simgen.campaign.program import _host
 
     dead = tmp_path / f"simgen-{_host()}-{child.pid}-abc"
     alive = tmp_path / f"simgen-{_host()}-{os.getpid()}-abc"

@@ -10,7 +10,7 @@ from torch.distributions import Uniform
 from torch.nn.functional import logsigmoid
 
 import simgen
-from simgen.tensors import read_header
+from simgen.fitting.tensors import read_header
 
 FLOW = simgen.Flow(transforms=2, hidden=(16, 16))
 

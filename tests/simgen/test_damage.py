@@ -14,7 +14,7 @@ from torch.distributions import Normal, Uniform
 
 import simgen
 from simgen import Dataset, DatasetError, Prior
-from simgen.restoration import restore
+from simgen.campaign.restoration import restore
 
 PRIOR = Prior(mu=Uniform(-1.0, 1.0), tau=Normal(0.0, 2.0))
 
@@ -223,8 +223,8 @@ def test_large_arrays_are_checked_at_the_first_reading_alone(tmp_path, monkeypat
     content[at] ^= 1
     shard.write_bytes(content)
     dataset, sums = Dataset(path), []
-    real = simgen.shard.checksum
-    monkeypatch.setattr(simgen.shard, "checksum", lambda *a: sums.append(1) or real(*a))
+    real = simgen.storage.shard.checksum
+    monkeypatch.setattr(simgen.storage.shard, "checksum", lambda *a: sums.append(1) or real(*a))
     assert np.array_equal(dataset["x"][5], x[5])
     first = len(sums)
     assert first and np.array_equal(dataset["x"][:2000], x[:2000]) and len(sums) == first

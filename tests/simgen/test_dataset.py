@@ -13,7 +13,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, Uniform
 
 import simgen
 from simgen import Dataset, DatasetError, Field, Prior, simulate
-from simgen.manifest import Manifest, plain
+from simgen.storage.manifest import Manifest, plain
 
 PRIOR = Prior(
     Omega_m=Uniform(0.1, 0.5), w_0=Normal(-1.0, 0.2), labels=[r"\Omega_m", "w_0"], units=["", ""]

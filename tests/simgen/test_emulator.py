@@ -6,7 +6,7 @@ import torch
 from torch.distributions import Uniform
 
 import simgen
-from simgen.arguments import simulator
+from simgen.console.arguments import simulator
 
 PRIOR = simgen.Prior(a=Uniform(-1.0, 1.0), b=Uniform(0.0, 2.0))
 FLOW = simgen.Flow(transforms=1, hidden=(16,))

@@ -11,8 +11,8 @@ from torch.distributions import LogNormal, Normal, Uniform
 import simgen
 from simgen.diagnosis import score_identities
 from simgen.expression import parse
+from simgen.fitting.source import Prepared, Source, prepare
 from simgen.gold import _FLOOR, ScoreTerm, joint_log_ratio
-from simgen.source import Prepared, Source, prepare
 
 SMALL = simgen.Flow(transforms=2, hidden=(32, 32))
 

@@ -8,8 +8,8 @@ import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, Uniform
 
 import simgen
+from simgen.answers.posterior import ApproximateWarning, Evidence
 from simgen.gaussian import GaussianPrior, MixturePrior
-from simgen.posterior import ApproximateWarning, Evidence
 
 A = torch.tensor([[1.0, -0.5, 0.2]])
 Y = torch.tensor([0.8])

@@ -112,7 +112,7 @@ def test_events_of_one_and_counts_of_another():
         simgen.PoissonLikelihood(lambda mu, b: (mu + b).exp()),
     ]
     y = [torch.tensor([1.0, 2.0, 1.5]), torch.tensor([[3.0], [4.0]])]
-    question = simgen.question.ask(PRIORS, ways, y, iid=True)
+    question = simgen.answers.question.ask(PRIORS, ways, y, iid=True)
     rows = {k: torch.tensor([[0.3], [0.7]], dtype=torch.float64) for k in PRIORS}
     found = question.log_likelihood(rows)
     level = 2 * rows["mu"][:, 0]

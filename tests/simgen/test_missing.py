@@ -14,10 +14,10 @@ from torch.distributions import MultivariateNormal, Normal
 import simgen
 from simgen.expression import parse
 from simgen.field import Field
-from simgen.masks import Masks
+from simgen.fitting.masks import Masks
+from simgen.fitting.source import Source, prepare
 from simgen.missing import Blocks, Number, Patterns, Random
 from simgen.preprocessing import Standardise, flagged
-from simgen.source import Source, prepare
 
 FIELDS = {
     "number": Field(()),

@@ -8,10 +8,10 @@ import torch
 from torch.distributions import Independent, Normal
 
 import simgen
+from simgen.answers.posterior import Evidence
 from simgen.calibration.reliability import reliability
 from simgen.model_choice import fit_models, load_models
 from simgen.model_comparison import compare
-from simgen.posterior import Evidence
 
 ROWS = {"narrow": 6_000, "wide": 3_000}
 SD = {"narrow": 0.5, "wide": 2.0}  # of the prior of the mean of two measurements

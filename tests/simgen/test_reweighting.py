@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Independent, Normal, Uniform
 
 import simgen
-from simgen.posterior import ApproximateWarning
+from simgen.answers.posterior import ApproximateWarning
 from simgen.reweighting import with_prior
 
 X = torch.tensor([1.2])

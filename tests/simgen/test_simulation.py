@@ -19,7 +19,7 @@ from torch.distributions import Normal, Uniform
 
 import simgen
 from simgen import DatasetError, Field, Prior, simulate
-from simgen.coordinator import draw_theta
+from simgen.campaign.coordinator import draw_theta
 from simgen.forward import BLOCK, ROW, stream
 
 ROOT = Path(__file__).parents[2]

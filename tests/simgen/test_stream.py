@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-import simgen.shard
+import simgen.storage.shard
 from simgen import Dataset, DatasetError
-from simgen.extent import extent_of
+from simgen.storage.extent import extent_of
+from simgen.storage.window import Window, Windows
 from simgen.stream import Batches
-from simgen.window import Window, Windows
 
 NAMES = ("theta", "x", "z_n")
 BIG = 1 << 30
@@ -87,7 +87,7 @@ def test_a_stream_reads_contiguously_with_few_files_within_its_memory(
 ) -> None:
     reads: list[int] = []
     rooms: list[int] = []
-    read, room = simgen.shard.Segments.read, Windows.room
+    read, room = simgen.storage.shard.Segments.read, Windows.room
 
     def counted(self, name, start, stop, out=None):
         reads.append(stop - start)
@@ -99,7 +99,7 @@ def test_a_stream_reads_contiguously_with_few_files_within_its_memory(
         rooms.append(sum(v.nbytes for v in out.values()))
         return out
 
-    monkeypatch.setattr(simgen.shard.Segments, "read", counted)
+    monkeypatch.setattr(simgen.storage.shard.Segments, "read", counted)
     monkeypatch.setattr(Windows, "room", measured)
     memory = 300_000
     batches = Batches(dataset.train, ("x",), 128, memory=memory)

@@ -9,10 +9,10 @@ from torch.distributions import Normal, Uniform
 
 import simgen
 from simgen.expression import parse
+from simgen.fitting.schedule import Schedule
+from simgen.fitting.source import Source, prepare
+from simgen.fitting.stacking import Members
 from simgen.models.settings import describe_family
-from simgen.schedule import Schedule
-from simgen.source import Source, prepare
-from simgen.stacking import Members
 from simgen.training import Training
 
 FLOW = simgen.Flow(transforms=1, hidden=(8,))

@@ -10,7 +10,7 @@ import scipy.sparse
 import torch
 from torch.func import jacfwd, jacrev, vmap
 
-from simgen.linearity import LinearMap
+from simgen.answers.linearity import LinearMap
 from simgen.operators import (
     Blur,
     Compose,

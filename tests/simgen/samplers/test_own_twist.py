@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import simgen.samplers.ancestral as module
+from simgen.answers.instrument import instrument
 from simgen.gaussian import GaussianPrior, MixturePrior
-from simgen.instrument import instrument
 from simgen.likelihood import GaussianLikelihood
 from simgen.samplers.ancestral import ancestral
 from simgen.samplers.denoising import Network

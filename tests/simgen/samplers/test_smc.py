@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from simgen.answers.instrument import instrument
 from simgen.gaussian import GaussianPrior, MixturePrior
-from simgen.instrument import instrument
 from simgen.likelihood import GaussianLikelihood
 from simgen.samplers.ancestral import ancestral
 from simgen.samplers.closed_form import LinearGaussian

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import simgen
+from simgen.answers.posterior import ApproximateWarning
 from simgen.gaussian import GaussianPrior
-from simgen.posterior import ApproximateWarning
 from simgen.samplers.ancestral import ancestral
 from simgen.samplers.problem import Problem
 from simgen.samplers.windows import Windows

@@ -1,0 +1,1 @@
+"""What the `simgen` command reads and shows."""

@@ -1,0 +1,1 @@
+"""The parts of a fit between rows of a dataset and a trained network."""

@@ -1,0 +1,1 @@
+"""Simulations where they are needed most, in the same dataset."""
