@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_refused(whole, tmp_path) -> None:
 def test_the_page_runs(tmp_path, monkeypatch):
     """docs/sequential.md, with fewer rows."""
     monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parents[2] / "docs/sequential.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/sequential.md").read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.S))
     small = "rounds=2, model=simgen.Flow(transforms=1, hidden=(16,))"
     fewer = {"10_000": "2000", "1_000": "300", "2_000": "600", "rounds=3": small}
