@@ -9,8 +9,10 @@ r"""Denoisers as samplers see them: priors in closed form, and networks in their
 A process with alpha is the same at x_t / alpha. Where a matrix a row is small, or little was
 observed, V is the derivative at each row. Else all rows share its mean over the prior, found once
 a level by one backward pass of d rows, each of which gives a row of the derivative at a draw of
-its own: exact for a Gaussian prior. Where d x d is too large, C is the covariance of the prior's
-draws, of low rank and a diagonal.
+its own: exact for a Gaussian prior. A network's derivative is not quite the covariance of its
+errors, which is what V is, and a mean over few draws has small eigenvalues too small: they are
+the mean squares of errors along the eigenvectors, over the prior's draws. Where d x d is too
+large, C is the covariance of the prior's draws, of low rank and a diagonal.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ _FEW = 4  # numbers observed up to which V A^T is by products
 _AVERAGED = 2048  # dimensions up to which V is averaged over the prior
 _ROWS = 256  # of a backward pass
 _DRAWS, _RANK = 1024, 256  # of the prior, for C
+_TRUSTED = 1.5  # by how much the errors of a network may differ from its derivative, at most
 _BELOW, _ABOVE = 0.05, 10.0  # noise levels beside the smallest and the largest deviation
 
 
@@ -122,7 +125,7 @@ class Network:
             self.smallest, self.largest = _BELOW * float(scale[-1]), _ABOVE * float(scale[0])
             self.farthest = self.largest
         self._covariance: LowRankCovariance | None = None
-        self._found: dict[float, Spectral] = {}
+        self._found: dict[float, tuple[Spectral, float]] = {}
         self._draws: Tensor | None = None
 
     @cached_property
@@ -162,25 +165,47 @@ class Network:
 
     def averaged(self, sigma: float) -> Spectral:
         """E Cov[x_0 | x_t] over x_t of the prior at a noise level, found once."""
+        return self._averaged(sigma)[0]
+
+    def variance(self, sigma: float) -> float:
+        """What the derivative at a row is multiplied by to give V: sigma^2, but for how much
+        larger or smaller a network's errors are.
+        """
+        return sigma**2 * self._averaged(sigma)[1]
+
+    def _averaged(self, sigma: float) -> tuple[Spectral, float]:
+        """E Cov[x_0 | x_t], and the mean square of errors over its trace before."""
         if sigma not in self._found:
             generator = torch.Generator().manual_seed(1)
             if self._draws is None:
-                self._draws = self.draw(self.size, torch.Generator().manual_seed(0))
-            noise = torch.randn(self.size, self.size, generator=generator, dtype=self.dtype)
+                n = self.size if self.process is None else max(self.size, _DRAWS)
+                self._draws = self.draw(n, torch.Generator().manual_seed(0))
+            noise = torch.randn(self._draws.shape, generator=generator, dtype=self.dtype)
             x_t = self._draws + sigma * noise.to(self._draws)
-            every = torch.arange(self.size, device=x_t.device)
-            slope = torch.cat([self._slopes(i, x_t[i], sigma) for i in every.split(_ROWS)])
+            which = torch.arange(len(x_t), device=x_t.device) % self.size
+            rows = zip(which.split(_ROWS), x_t.split(_ROWS), strict=True)
+            parts = [self._slopes(i, x, sigma) for i, x in rows]
+            slope, mean = (torch.cat(part) for part in zip(*parts, strict=True))
+            slope = slope[: self.size]
             values, vectors = torch.linalg.eigh(sigma**2 * (slope + slope.mT) / 2)
-            values = values.clamp(min=1e-6 * float(values[-1]))
-            self._found[sigma] = Spectral(values, lambda v: v @ vectors, lambda v: v @ vectors.mT)
+            share = 1.0
+            if self.process is not None:
+                errors = self._draws - mean
+                values = (errors @ vectors).square().mean(0)
+                share = float(values.sum() / (sigma**2 * slope.trace()))
+                share = min(max(share, 1 / _TRUSTED), _TRUSTED)
+            values = values.clamp(min=1e-6 * float(values.max()))
+            found = Spectral(values, lambda v: v @ vectors, lambda v: v @ vectors.mT)
+            self._found[sigma] = found, share
         return self._found[sigma]
 
-    def _slopes(self, which: Tensor, x_t: Tensor, sigma: float) -> Tensor:
-        """Rows `which` of the denoiser's derivative, each at a row of x_t."""
+    def _slopes(self, which: Tensor, x_t: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """Rows `which` of the denoiser's derivative, each at a row of x_t; and the denoised."""
         with torch.enable_grad():
             x_t = x_t.detach().requires_grad_()
-            chosen = self.mean(x_t, sigma).gather(1, which[:, None]).sum()
-            return torch.autograd.grad(chosen, x_t)[0]
+            mean = self.mean(x_t, sigma)
+            chosen = mean.gather(1, which[:, None]).sum()
+            return torch.autograd.grad(chosen, x_t)[0], mean.detach()
 
     @property
     def covariance(self) -> LowRankCovariance:

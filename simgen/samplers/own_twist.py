@@ -70,7 +70,7 @@ class OwnTwist:
         with torch.enable_grad():
             x_t = self.x_t[at].detach().requires_grad_()
             mean = self.problem.prior.mean(x_t, self.sigma)
-        V = JacobianCovariance(x_t, mean, self.sigma**2)
+        V = JacobianCovariance(x_t, mean, self.problem.prior.variance(self.sigma))  # type: ignore[attr-defined]
 
         def system(w: Tensor) -> Tensor:
             return w + V(w @ A) @ A.mT

@@ -45,8 +45,8 @@ def learned(
         images = torch.as_tensor(np.asarray(dataset.train.read(["x"])["x"]))
         model = simgen.Diffusion(
             network=WienerUNet.of(images, **network),
-            noise_location=0.5,
-            noise_spread=1.5,
+            noise_location=-0.5,  # noise of the data is that of fine scales
+            noise_spread=2.0,
             affine=True,  # brightness spans decades; in asinh of it no lens is linear
         )
         prior = simgen.fit("x", dataset, model, budget=budget, learning_rate=2e-3, seed=seed)

@@ -74,7 +74,7 @@ def table(results: dict[str, Any], about: dict[str, Any]) -> str:
         "the processor a shower, in batches of 1,000. The simulator against itself is the floor; "
         "a sampling resolution of 0.19 in place of 0.17 shows what is noticed.",
         "",
-        *_about_surrogates(about, best),
+        *_about_surrogates(about, best, sum(k in FAMILIES for k in results)),
         f"| sampler | {' | '.join(columns)} |",
         f"| --- |{' ---: |' * len(columns)}",
         *(row(name, r) for name, r in results.items()),
@@ -85,7 +85,7 @@ def table(results: dict[str, Any], about: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _about_surrogates(about: dict[str, Any], best: str) -> list[str]:
+def _about_surrogates(about: dict[str, Any], best: str, families: int) -> list[str]:
     """What the learned samplers are, where there are some."""
     if not best:
         return []
@@ -99,8 +99,8 @@ def _about_surrogates(about: dict[str, Any], best: str) -> list[str]:
         "the density of ln T, ln alpha and ratios with respect to counting on zeros and Lebesgue "
         "measure on what is positive (VAE: a bound; diffusion: by its ordinary differential "
         "equation). "
-        "The time of training is that of all four, on a machine with other work. "
-        f"**Best family: {best}.**",
+        "The time of training is that of all four, on a machine with other work."
+        + (f" **Best family: {best}.**" if families > 1 else ""),
         "",
     ]
 
