@@ -33,8 +33,8 @@ from .problem import Problem, twist
 _ROWS = 256  # whose graph is held at once
 _ITERATIONS, _PRODUCTS = 12, 8  # of conjugate gradients, and of Lanczos
 _TOLERANCE, _SOLVED = 1e-3, 0.05  # of a residual: to aim at, and to be content with
-_TRIED, _MOST = 32, 0.5  # draws of the prior by which a level is judged, and the share it solves
-_LEVELS = 5  # at most
+_TRIED, _MOST = 32, 0.25  # draws of the prior by which a level is judged, and the share it solves
+_LOWEST, _LEVELS = 4, 3  # of the prior's smallest level: below it a network has seen few rows
 
 
 class OwnTwist:
@@ -91,10 +91,11 @@ class OwnTwist:
 
 
 def own_levels(problem: Problem) -> list[tuple[float, float]]:
-    """Steps between low noise levels that rows can take by covariances of their own: from below
-    the prior's finest scale up, by factors of two, as far as these solve most problems of the
-    prior's own draws. Downwards, to zero; none where V is each row's own anyway, where it is too
-    large to be averaged, and where the instrument is not linear.
+    """Steps between low noise levels that rows can take by covariances of their own: up by factors
+    of two, as far as these solve problems of the prior's own draws, but not from the lowest: of
+    what is there a network has seen least, and sweeps would add up what is wrong with it.
+    Downwards, to zero; none where V is each row's own anyway, where it is too large to be averaged, and where
+    the instrument is not linear.
     """
     prior = problem.prior
     if problem.matrix is None or not getattr(prior, "averages", False):
@@ -109,7 +110,7 @@ def own_levels(problem: Problem) -> list[tuple[float, float]]:
     observed = replace(problem, y=seen + normal(seen))
     levels = [0.0]
     for k in range(_LEVELS):
-        sigma = prior.smallest * 2**k
+        sigma = _LOWEST * prior.smallest * 2**k
         tried = OwnTwist(observed, x + sigma * normal(x), sigma)
         tried.draw(normal(x), normal(seen))
         if float(tried.solved.double().mean()) < _MOST:

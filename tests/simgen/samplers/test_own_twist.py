@@ -85,7 +85,7 @@ def test_levels_are_low_and_end_at_zero():
     asked = problem(dark_or_bright(), torch.zeros(D).double())
     found = own_levels(asked)
     assert found[-1][1] == 0.0
-    assert found[-1][0] == pytest.approx(asked.prior.smallest)
+    assert found[-1][0] == pytest.approx(4 * asked.prior.smallest)
     assert all(high == pytest.approx(2 * low) for high, low in found[:-1])
 
 
