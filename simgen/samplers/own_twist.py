@@ -94,8 +94,8 @@ def own_levels(problem: Problem) -> list[tuple[float, float]]:
     """Steps between low noise levels that rows can take by covariances of their own: up by factors
     of two, as far as these solve problems of the prior's own draws, but not from the lowest: of
     what is there a network has seen least, and sweeps would add up what is wrong with it.
-    Downwards, to zero; none where V is each row's own anyway, where it is too large to be averaged, and where
-    the instrument is not linear.
+    Downwards, to zero; none where V is each row's own anyway, where it is too large to be
+    averaged, and where the instrument is not linear.
     """
     prior = problem.prior
     if problem.matrix is None or not getattr(prior, "averages", False):
