@@ -17,9 +17,9 @@ Calibration: the rank of the truth among draws of its posterior, in eight projec
 white noise, four along draws of the prior) and in log p(y | x); p is the least p-value of all,
 times their number, each itself of four tests. Width: of the draws over what it should be, mean
 over projections. Averaged covariance: the ancestral sampler, approximate, with the covariance of
-x_0 given x_t averaged over the prior, all observations in one run (`averaged.py`). Coverage:
-share of pixels within the central 50 and 93.75 %. chi2 over 4,096, of draws and of the truth. ESS:
-median. CPU seconds each.
+x_0 given x_t averaged over the prior, and each row's own in sweeps at the end, all observations in
+one run (`averaged.py`). Coverage: share of pixels within the central 50 and 93.75 %. chi2 over
+4,096, of draws and of the truth. ESS: median. CPU seconds each.
 """
 
 
