@@ -3,14 +3,9 @@ r"""Emulator: a trained surrogate in the place of its simulator.
 .. math:: x \sim q(x \mid \vartheta) \approx p(x \mid \vartheta)
 
 A surrogate draws thousands of rows while a simulator draws one, so that what takes many rows is
-learned from it: a posterior that never sees a row twice cannot overfit, and has what is easier to
-learn of a likelihood than of a posterior. What the surrogate has wrong, it hands on: calibrate on
-rows of the simulator itself.
-
-References:
-    | Fast Likelihood-free Inference in the LSS Stage IV Era (Lucie-Smith et al., 2024) and others
-      use emulators so; the idea is that of a generative classifier, On Discriminative vs.
-      Generative Classifiers (Ng & Jordan, 2001)
+learned from it: a posterior of many times the rows overfits less, and has what is easier to learn
+of a likelihood than of a posterior. What the surrogate has wrong, it hands on: calibrate on rows
+of the simulator itself.
 """
 
 from __future__ import annotations
@@ -25,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .domain import check_domain
 from .field import Field
 from .forward import Simulator
 from .prior import Prior
@@ -50,11 +46,7 @@ class Emulator(Simulator):
         )
     """
 
-    batched = True
-
     def __init__(self, surrogate: Conditional, prior: Prior | None = None) -> None:
-        from .domain import check_domain
-
         if surrogate.given != ("theta",) or "x" not in surrogate.target:
             raise ValueError(
                 "an emulator draws x from a model such as 'x | theta', with theta alone given; "

@@ -233,7 +233,7 @@ def text(found: dict[str, Any], command: str) -> str:
         "",
         "A bare epoch in memory is one copy of each row at random. From disk it is the same copy "
         "and one before it, by the kernel, out of the page cache; two threads share them and work "
-        "ahead, so that a second processor takes half, and training hides what is left.",
+        "ahead, so that training hides them.",
         "",
         *told(found),
     ]
