@@ -264,8 +264,9 @@ class ConditionalDistribution(Distribution):
             return z.new_zeros(*lead, *count, *shape)
         z = z.reshape(-1, n, *event)
         most = max(1, _PIXELS // math.prod(event)) if len(event) > 1 else CHUNK
-        contexts = min(n, most)
-        draws = max(1, most // contexts)
+        most = 4 * CHUNK if event == (1,) else most
+        draws = min(len(z), most)  # all of a context side by side: they share what it makes
+        contexts = max(1, most // draws)
         model = self._heads[i].model
         rows = []
         for start in range(0, n, contexts):

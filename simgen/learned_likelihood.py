@@ -30,6 +30,8 @@ class ConditionalLikelihood(Likelihood):
         self.surrogate = surrogate
         self.names = tuple(surrogate.given)
         self._fields = dict(getattr(surrogate, "fields", {}))
+        targets = [self._fields.get(k) for k in getattr(surrogate, "target", ())]
+        self._of_sets = any(field is not None and field.iid for field in targets)
 
     def trained(self, rows: Rows) -> tuple[Any, Tensor] | None:
         """The prior that it was trained with, and its parameters (n, d); None if not known."""
@@ -42,6 +44,10 @@ class ConditionalLikelihood(Likelihood):
     def of_events(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         """The sum (n,) over independent events y (events, *event)."""
         return events_of(self._at(unknowns), y)
+
+    def dear(self, iid: bool) -> bool:
+        """Whether it is asked for a set of events, or models one."""
+        return iid or self._of_sets
 
     def _at(self, unknowns: Unknowns) -> Any:
         """The distribution of what is observed, a batch of n."""

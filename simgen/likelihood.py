@@ -114,6 +114,12 @@ class Likelihood(ABC):
             total = total + self.log_prob(event, unknowns)
         return total
 
+    def dear(self, iid: bool) -> bool:
+        """Whether an observation is a set of independent events, asked for as one with `iid`,
+        whose sum costs more the more there are.
+        """
+        return iid
+
 
 class GaussianLikelihood(Likelihood):
     """y = A(x) + N(0, sigma^2).
@@ -163,6 +169,10 @@ class GaussianLikelihood(Likelihood):
             return -0.5 * ((rest / sd).square().sum(-1) + constant) - log_sd
         noise = self.noise(y.shape)
         return -0.5 * (noise.white(rest).square().sum(-1) + constant + noise.logdet)
+
+    def dear(self, iid: bool) -> bool:
+        """False: one prediction is compared with a sum over events."""
+        return False
 
     def of_events(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         r"""The sum (n,) over independent events y (events, *event), by their mean and scatter.
@@ -242,6 +252,10 @@ class PoissonLikelihood(Likelihood):
     def log_prob(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         """log p(y | x) (n,) of n rows of the unknowns."""
         return self.of_events(y[None], unknowns)
+
+    def dear(self, iid: bool) -> bool:
+        """False: one prediction is compared with a sum over events."""
+        return False
 
     def of_events(self, y: Tensor, unknowns: Unknowns) -> Tensor:
         """The sum (n,) over independent events y (events, *event), by their total."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Bar"]
 
 import sys
+import time
 from types import TracebackType
 from typing import Any
 
@@ -16,11 +17,13 @@ class Bar:
         title: What is being done.
         total: How many rows it takes.
         show: Whether to show it at all.
+        after: Seconds of work before it appears.
     """
 
-    def __init__(self, title: str, total: int, show: bool = True) -> None:
+    def __init__(self, title: str, total: int, show: bool = True, after: float = 0.0) -> None:
         self.title, self.total = title, total
         self._progress: Any = None
+        self._done, self._task, self._from = 0.0, None, time.monotonic() + after
         if show and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import (
@@ -47,15 +50,20 @@ class Bar:
             )
 
     def __enter__(self) -> Bar:
-        if self._progress is not None:
-            self._progress.start()
-            self._task = self._progress.add_task(self.title, total=self.total, note="")
+        self._appear()
         return self
 
-    def advance(self, rows: int, note: str = "") -> None:
+    def advance(self, rows: float, note: str = "") -> None:
         """Reports rows done and a short note."""
-        if self._progress is not None:
-            self._progress.update(self._task, advance=rows, note=note)
+        self._done += rows
+        self._appear()
+        if self._task is not None:
+            self._progress.update(self._task, completed=self._done, note=note)
+
+    def _appear(self) -> None:
+        if self._progress is not None and self._task is None and time.monotonic() >= self._from:
+            self._progress.start()
+            self._task = self._progress.add_task(self.title, total=self.total, note="")
 
     def __exit__(
         self,
@@ -63,5 +71,5 @@ class Bar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._progress is not None:
+        if self._task is not None:
             self._progress.stop()

@@ -248,7 +248,7 @@ def collapsed(question: Question, part: Collapsed, why: str) -> Posterior:
 
     def run(n: int, generator: torch.Generator) -> Outcome:
         with torch.no_grad():
-            found = tempered(where.log_prior, evidence, where.draw, size, generator)
+            found = tempered(where.log_prior, [evidence], where.draw, size, generator)
             keep = systematic(found.log_weights, n, generator) if n > size else slice(None)
             log_w = found.log_weights if n <= size else None
             rows = where.unknowns(found.x[keep])

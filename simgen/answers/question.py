@@ -10,8 +10,9 @@ from __future__ import annotations
 
 __all__ = ["Question", "ask", "unconditional"]
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from .instrument import check_operator, observations
 from .unknowns import Rows
 
 _TRIED = 64  # draws of the prior that a likelihood is tried on
+_FEW = 8  # events that are looked at first
 
 
 @dataclass
@@ -84,10 +86,34 @@ class Question:
 
     def log_likelihood(self, rows: Mapping[str, Tensor]) -> Tensor:
         """The sum (n,) over instruments and events, of n rows of the unknowns."""
+        self.calls += len(next(iter(rows.values())))
+        return self._sum(rows, self.ys)
+
+    def factors(self) -> list[Callable[[Mapping[str, Tensor]], Tensor]]:
+        """Functions as `log_likelihood`, of which it is the sum: of a few events of each set in
+        random order, then of as many more as came before, again and again.
+        """
+        parts = [
+            _doubling(y, self.seed) if one.dear(self.iid) and y.dim() else [y]
+            for one, y in zip(self.likelihoods, self.ys)
+        ]
+        count = max(map(len, parts))
+        stages = [[p[i] if i < len(p) else None for p in parts] for i in range(count)]
+        return [functools.partial(self._factor, ys=ys) for ys in stages]
+
+    def _factor(self, rows: Mapping[str, Tensor], ys: list[Tensor | None]) -> Tensor:
+        share = sum(y.numel() for y in ys if y is not None) / max(
+            sum(y.numel() for y in self.ys), 1
+        )
+        self.calls += math.ceil(share * len(next(iter(rows.values()))))
+        return self._sum(rows, ys)
+
+    def _sum(self, rows: Mapping[str, Tensor], ys: Sequence[Tensor | None]) -> Tensor:
         n = len(next(iter(rows.values())))
-        self.calls += n
         rows, parts = self.named(rows), []
-        for likelihood, y in zip(self.likelihoods, self.ys):
+        for likelihood, y in zip(self.likelihoods, ys):
+            if y is None:
+                continue
             part = likelihood.of_events(y, rows) if self.iid else likelihood.log_prob(y, rows)
             if part.shape != (n,):
                 raise ValueError(
@@ -187,6 +213,16 @@ def ask(
             "prior"
         )
     return question
+
+
+def _doubling(y: Tensor, seed: int) -> list[Tensor]:
+    """Events y (events, ...) in random order, in parts: each as many as all before it."""
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    sizes, rest = [], len(y)
+    while rest >= 2 * _FEW:
+        sizes.append(rest // 2)
+        rest -= rest // 2
+    return list(y[order.to(y.device)].split([rest, *reversed(sizes)]))
 
 
 def unconditional(prior: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 __all__ = ["chains", "from_prior", "proposed", "tempering"]
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def tempering(question: Question, where: Space, why: str) -> Posterior:
         with torch.no_grad():
             found = tempered(
                 where.log_prior,
-                lambda u: question.log_likelihood(where.unknowns(u)),
+                [_of(where, factor) for factor in question.factors()],
                 where.draw,
                 n,
                 generator,
@@ -49,6 +50,11 @@ def tempering(question: Question, where: Space, why: str) -> Posterior:
 
     size = question.particles or 4096
     return answer(question, run, "smc", why, "asymptotic", size, lambda: question.calls)
+
+
+def _of(where: Space, f: Callable[[dict[str, Tensor]], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A function of the unknowns, of their coordinates."""
+    return lambda u: f(where.unknowns(u))
 
 
 def chains(question: Question, where: Space, method: str, why: str) -> Posterior:

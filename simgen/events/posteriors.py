@@ -30,6 +30,8 @@ from ..learned_likelihood import trained_with
 from ..likelihood import EVENTS, Likelihood
 from ..prior import Prior
 
+_KEPT = 32  # sets of events whose posteriors are kept
+
 
 class PosteriorLikelihood(Likelihood):
     """p(x | theta) / p(x), of a posterior q(theta | x) and the prior that it was trained with.
@@ -62,7 +64,7 @@ class PosteriorLikelihood(Likelihood):
                 )
             own = Prior({k: own.factors[k] for k in self.parameters})
         self.posterior, self.prior = posterior, own
-        self._seen: tuple[Tensor, Any] | None = None
+        self._seen: dict[int, tuple[Tensor, Any]] = {}
 
     def trained(self, rows: Rows) -> tuple[Any, Tensor] | None:
         """The prior that it was trained with, and its parameters (n, d); None if not known."""
@@ -77,9 +79,11 @@ class PosteriorLikelihood(Likelihood):
         return self._sum(y, y, unknowns)
 
     def _sum(self, key: Tensor, events: Tensor, unknowns: Unknowns) -> Tensor:
-        if self._seen is None or self._seen[0] is not key:  # the events stay, theta moves
-            self._seen = key, self.posterior(events)
-        q, theta = self._seen[1], parameters(unknowns, self.parameters)
+        if id(key) not in self._seen:  # the events stay, theta moves
+            if len(self._seen) >= _KEPT:
+                self._seen.clear()
+            self._seen[id(key)] = key, self.posterior(events)
+        q, theta = self._seen[id(key)][1], parameters(unknowns, self.parameters)
         chunks = theta.split(max(1, EVENTS // len(events)))
         total = torch.cat([q.log_prob(part[:, None]).sum(-1) for part in chunks])
         log_prior = self.prior.log_prob(theta).to(total)

@@ -20,15 +20,15 @@ from ..models.base import Given
 from ..networks import Configured, ConvEncoder, SeriesEncoder, SetEncoder, VectorEncoder
 
 
-def default_embedding(field: Field, targets: int) -> Configured | None:
+def default_embedding(field: Field, targets: int, exact: bool = False) -> Configured | None:
     """The embedding that a given field has unless one is said: by its layout.
 
     Every embedding gives max(32, 4 targets) numbers, at most 256; a vector's linear summaries go
-    along, and its own columns where they say more.
+    along, and its own columns where they say more, or have no noise, `exact`.
     """
     out = min(max(32, 4 * targets), 256)
     if field.layout == "vector":
-        return VectorEncoder(field.size, out)
+        return VectorEncoder(field.size, out, whole=exact)
     if field.layout == "set":
         return SetEncoder(field.shape[-1], out)
     if field.layout == "series":
@@ -133,9 +133,10 @@ class Head(nn.Module):
             return self.model.loss(z, given)
         n, count, k = z.shape
         context = given[0]
-        if context is not None:
-            context = context.repeat_interleave(count, 0)
-        return self.model.loss(z.reshape(n * count, k), (context, None)).view(n, count).mean(1)
+        if context is not None and not getattr(self.model, "shares", False):
+            context = context.repeat(count, 1)
+        flat = z.transpose(0, 1).reshape(count * n, k)
+        return self.model.loss(flat, (context, None)).view(count, n).mean(0)
 
     def forward(self, *arguments: Any, **named: Any) -> Tensor:
         """`loss`, for functional calls."""

@@ -36,6 +36,7 @@ _MASK = 30  # added to these: purposes of those that draw masks
 _STATISTICS_ROWS = 100_000
 _STATISTICS_BYTES = 256 << 20
 _SUMMARY = 64
+_PAIRS = 20_000  # of what is given and one event
 
 
 @dataclass(frozen=True)
@@ -299,7 +300,9 @@ def embeddings(
     out = {}
     for name in given:
         module = (
-            copy.deepcopy(said[name]) if name in said else default_embedding(fields[name], targets)
+            copy.deepcopy(said[name])
+            if name in said
+            else default_embedding(fields[name], targets, exact=name == "theta")
         )
         if module is not None:
             out[name] = module
@@ -338,7 +341,8 @@ def prepare(
     columns = target_columns(expression, fields, rows)
     generator = torch.Generator(columns.device).manual_seed(source.seed)
     z, _ = target(target.dequantise(columns, generator))
-    summary = _summary(z)
+    events = max(1, min(z.shape[1], _PAIRS // len(z))) if pipeline.iid else 1
+    summary = z[:, :events].flatten(0, 1) if pipeline.iid else _summary(z)
     for i, head in enumerate(pipeline.heads):
         if i:
             torch.manual_seed(source.seed + 7_919 * i)
@@ -346,7 +350,11 @@ def prepare(
         for name in expression.given:
             start: Any = getattr(head.embeds(name), "initialise", None)
             if start is not None:
-                start(standardised[name], summary, mask=masks.get(name))
+                known, mask = standardised[name], masks.get(name)
+                if events > 1:
+                    known = known.repeat_interleave(events, 0)
+                    mask = None if mask is None else mask.repeat_interleave(events, 0)
+                start(known, summary, mask=mask)
         pipeline.attach_head(head, member)
         if hasattr(head.model, "initialise"):
             with torch.no_grad():

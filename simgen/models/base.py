@@ -47,7 +47,8 @@ class ModelDistribution(Distribution):
         """log q(value | given), shape (...,), of values (..., *batch, *event)."""
         if self.density is None:
             raise NotImplementedError(f"{type(self.module).__name__} has no density")
-        flat, given, lead = self._flat(value, len(self.event_shape))
+        shared = getattr(self.module, "shares", False)
+        flat, given, lead = self._flat(value, len(self.event_shape), shared)
         return self.module.log_prob(flat, given).view(lead)
 
     def transport(self, noise: Tensor) -> Tensor:
@@ -81,10 +82,16 @@ class ModelDistribution(Distribution):
         with torch.no_grad():
             return self.rsample(sample_shape)
 
-    def _flat(self, value: Tensor, axes: int) -> tuple[Tensor, Given, torch.Size]:
-        """Rows (m, *event), what is given for each of them, and the leading shape."""
+    def _flat(
+        self, value: Tensor, axes: int, shared: bool = False
+    ) -> tuple[Tensor, Given, torch.Size]:
+        """Rows (m, *event), what is given for each of them, or once for all with `shared`, and
+        the leading shape.
+        """
         lead = value.shape[: value.dim() - axes]
         flat = value.reshape(-1, *value.shape[value.dim() - axes :])
+        if shared and len(flat):
+            return flat, self.given, lead
         context, grid = (
             None if g is None else g.expand(*lead, *g.shape[1:]).reshape(-1, *g.shape[1:])
             for g in self.given

@@ -41,6 +41,7 @@ class FlowModule(nn.Module):
 
     Attributes:
         density: "exact", or "ode" of a continuous flow.
+        shares: Whether fewer rows may be given than there are z, as `Layer.shares` says.
     """
 
     angle: Tensor
@@ -51,6 +52,7 @@ class FlowModule(nn.Module):
         super().__init__()
         self.event_shape = self.noise_shape = torch.Size(event_shape)
         self.layers: Any = nn.ModuleList(layers)
+        self.shares = len(self.event_shape) == 1
         self.density = "ode" if any(isinstance(v, Continuous) for v in layers) else "exact"
         self.angles = list(angles)
         angle = torch.zeros(self.event_shape, dtype=torch.bool)
@@ -73,13 +75,17 @@ class FlowModule(nn.Module):
         return -self._log_prob(target, given, [v.training_call for v in self.layers])
 
     def log_prob(self, z: Tensor, given: Given) -> Tensor:
-        """log p(z | given), shape (n,), of z (n, *event), given n rows."""
+        """log p(z | given), shape (n,), of z (n, *event), given n rows; of a vector also as many
+        times as many z, of which row i is given row i mod n.
+        """
         return self._log_prob(z, given, [v.call_and_ladj for v in self.layers])
 
     def _log_prob(self, z: Tensor, given: Given, calls: Sequence[Any]) -> Tensor:
-        total = z.new_zeros(len(z))
-        for call in calls:
-            z, ladj = call(z, given)
+        total, whole = z.new_zeros(len(z)), given
+        if given[0] is not None and len(given[0]) < len(z):
+            whole = (given[0].repeat(len(z) // len(given[0]), 1), given[1])
+        for layer, call in zip(self.layers, calls):
+            z, ladj = call(z, given if layer.shares else whole)
             total = total + ladj
         normal = -0.5 * (z.square() + math.log(2 * math.pi))
         if self.angles:

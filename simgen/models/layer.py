@@ -18,7 +18,14 @@ from .base import Given
 
 
 class Layer(nn.Module):
-    """A bijection, given context vectors and maps of n rows."""
+    """A bijection, given context vectors and maps of n rows.
+
+    Attributes:
+        shares: Whether x may have s n rows, of which row i is given row i mod n: what many x share
+            is then computed once.
+    """
+
+    shares = False
 
     def call_and_ladj(self, x: Tensor, given: Given) -> tuple[Tensor, Tensor]:
         """y (n, *event) and log |det dy/dx| (n,) of x (n, *event), given n rows."""

@@ -104,6 +104,7 @@ class MaskedTransform(Layer):
             level = torch.where(layer.mask, level, 0).amax(1)
             levels.append(level)
         count = int(self.group.max()) + 1
+        self.shares = count == 1  # no variable depends on another
         self.units = [[(v <= g).nonzero().squeeze(-1) for v in levels] for g in range(count)]
         group = self.group.tolist()
         self.local = [
@@ -114,7 +115,8 @@ class MaskedTransform(Layer):
     def call_and_ladj(self, x: Tensor, given: Given) -> tuple[Tensor, Tensor]:
         """y (n, d) and log |det dy/dx| (n,) of x (n, d)."""
         # units first and rows last throughout, as the splines want them
-        phi = self._input(x, given[0]).t()
+        rows = len(x) if not self.shares else 1 if given[0] is None else len(given[0])
+        phi = self._input(x[:rows], given[0]).t()
         for i, layer in enumerate(list(self.hyper)[::2]):
             h = phi.relu() if i else phi
             phi = torch.addmm(layer.bias[:, None], layer.mask * layer.weight, h)
@@ -131,9 +133,14 @@ class MaskedTransform(Layer):
         return y.t(), torch.cat([p[1] for p in parts]).sum(0)
 
     def _moved(self, i: int, x: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
-        univariate = self.univariate[i]
-        y, ladj = univariate(x.reshape(-1), phi.reshape(univariate.total, -1))
-        return y.view(len(x), -1), ladj.view(len(x), -1)
+        """The kind i of univariate functions, of its variables x (k, s n) and phi (total k, n)."""
+        univariate, (k, rows), n = self.univariate[i], x.shape, phi.shape[1]
+        if n < rows and univariate.broadcasts and not torch.is_grad_enabled():
+            y, ladj = univariate(x.reshape(k, -1, n), phi.view(univariate.total, k, 1, n))
+        else:
+            phi = phi if n == rows else phi.repeat(1, rows // n)
+            y, ladj = univariate(x.reshape(-1), phi.reshape(univariate.total, -1))
+        return y.view(k, rows), ladj.view(k, rows)
 
     def _input(self, x: Tensor, c: Tensor | None) -> Tensor:
         """What the network sees of x (..., n, d) and c (n, c)."""

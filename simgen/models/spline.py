@@ -42,6 +42,8 @@ class Spline(Univariate):
         bins: K.
     """
 
+    broadcasts = True
+
     def __init__(self, bins: int) -> None:
         super().__init__(3 * bins - 1)
 
@@ -60,7 +62,8 @@ def rational_quadratic(
     """The spline and the logarithm of its slope.
 
     Arguments:
-        x: Values (m,).
+        x: Values (m,); without gradients of any shape, and axes of phi may be one where those of
+            x are not.
         phi: Unconstrained widths (K), heights (K) and log-slopes, shape (3K - 1, m): of the inner
             knots; on a circle (3K, m): of all knots but the last, which is the first.
         bound: The spline lives on [-bound, bound].
@@ -69,7 +72,10 @@ def rational_quadratic(
     Returns:
         y (m,) and log dy/dx (m,).
     """
-    y, ladj, *_ = _Spline.apply(x, phi, bound, circular)  # type: ignore[misc]
+    if phi.shape[1:] != x.shape:  # without a gradient
+        y, ladj, *_ = _Spline.forward(x, phi, bound, circular)
+    else:
+        y, ladj, *_ = _Spline.apply(x, phi, bound, circular)  # type: ignore[misc]
     return y, ladj
 
 

@@ -26,9 +26,12 @@ class Univariate(nn.Module):
 
     Attributes:
         start: phi where training begins, (total,): the identity, or near it.
+        broadcasts: Whether x may have any shape and axes of phi be one where those of x are not,
+            where no gradient is asked for.
     """
 
     start: Tensor
+    broadcasts = False
 
     def __init__(self, total: int) -> None:
         super().__init__()
@@ -49,6 +52,8 @@ class Univariate(nn.Module):
 class Affine(Univariate):
     """y = x exp(s) + m, s between -log 1000 and log 1000."""
 
+    broadcasts = True
+
     def __init__(self) -> None:
         super().__init__(2)
 
@@ -56,7 +61,7 @@ class Affine(Univariate):
         """y (m,) and log dy/dx (m,)."""
         shift, scale = phi.unbind(0)
         scale = scale / (1 + (scale / _LARGEST).abs())
-        return torch.addcmul(shift, x, scale.exp()), scale
+        return torch.addcmul(shift, x, scale.exp()), scale.expand_as(x)
 
     def inverse(self, y: Tensor, phi: Tensor) -> Tensor:
         """x (*shape) of y (*shape)."""

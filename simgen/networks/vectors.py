@@ -8,16 +8,18 @@ polynomials of the target. Where the columns of x are strongly correlated, as bi
 common offset are, standardising each of them leaves the informative combinations tiny, and the
 rest is noise to fit; the directions are found before any training. Whether x itself is passed on
 is tested: if what is left of it beside s neither moves nor changes its second moments with the
-target, s is all there is to know, and a network that sees the rest can only fit noise.
+target, by polynomials and waves of it, s is all there is to know, and a network that sees the rest
+can only fit noise. Parameters, which have no noise, are always passed on.
 
 References:
     | Relations Between Two Sets of Variates (Hotelling, 1936)
     | https://doi.org/10.1093/biomet/28.3-4.321
+    | Random Features for Large-Scale Kernel Machines (Rahimi & Recht, 2007), section 3
 """
 
 from __future__ import annotations
 
-__all__ = ["VectorEncoder", "canonical_directions", "second_moments_depend"]
+__all__ = ["VectorEncoder", "canonical_directions", "still_depends"]
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -30,6 +32,7 @@ from .base import Configured
 _MONOMIALS = 6  # target columns up to which all monomials of degree three are used
 _ROWS = 20_000
 _PRODUCTS = 64  # columns up to which products are tested, beyond it squares alone
+_WAVES, _LENGTHS = 8, (1.0, 0.3)  # at each length, in standard deviations of the target
 
 
 def _whitened(x: Tensor, floor: float = 1e-9) -> tuple[Tensor, Tensor]:
@@ -80,11 +83,21 @@ def canonical_directions(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     return matrix @ left[:, :kept], white @ left[:, kept:]
 
 
-def second_moments_depend(rest: Tensor, u: Tensor) -> bool:
-    r"""Whether squares and products of the rest (n, q) vary with u (n, d), beyond chance by five
+def _waves(u: Tensor) -> Tensor:
+    """Polynomials of the target (n, d) and random waves of it, whitened."""
+    w = ((u - u.mean(0)) / u.std(0).clamp(min=1e-9)).clamp(-4, 4)
+    generator = torch.Generator().manual_seed(0)
+    ways = torch.randn(w.shape[1], len(_LENGTHS) * _WAVES, generator=generator).to(w)
+    phase = w @ (ways / torch.tensor(_LENGTHS).to(w).repeat_interleave(_WAVES))
+    features = torch.cat([_polynomials(u), phase.cos(), phase.sin()], -1)
+    return _whitened(features - features.mean(0), 1e-6)[0]
+
+
+def still_depends(rest: Tensor, u: Tensor) -> bool:
+    r"""Whether the rest (n, q), its squares or products vary with u (n, d), beyond chance by five
     deviations.
 
-    Under independence, n times the sum of squared correlations of p products with k polynomials
+    Under independence, n times the sum of squared correlations of p moments with k functions of u
     has mean p k and variance about 2 p k.
     """
     n, q = rest.shape
@@ -95,8 +108,9 @@ def second_moments_depend(rest: Tensor, u: Tensor) -> bool:
         moments = rest[:, i] * rest[:, j]
     else:
         moments = rest.square()
+    moments = torch.cat([rest, moments], -1)
     moments = (moments - moments.mean(0)) / moments.std(0).clamp(min=1e-9)
-    basis = _polynomials(u)
+    basis = _waves(u)
     correlation = moments.T @ basis / n
     cells = correlation.numel()
     return bool(n * correlation.square().sum() > cells + 5 * (2 * cells) ** 0.5)
@@ -111,6 +125,7 @@ class VectorEncoder(Configured):
         hidden: Widths of its layers.
         directions: Canonical directions; found by `initialise`.
         keep: Whether x itself is passed on; decided by `initialise`.
+        whole: Whether it is in any case.
     """
 
     weight: Tensor
@@ -123,9 +138,11 @@ class VectorEncoder(Configured):
         hidden: Sequence[int] = (128, 128, 128),
         directions: int = 0,
         keep: bool = True,
+        whole: bool = False,
     ) -> None:
         super().__init__()
-        self.features, self.out, self.hidden, self.keep = features, out, tuple(hidden), keep
+        self.features, self.out, self.hidden = features, out, tuple(hidden)
+        self.keep, self.whole = keep, whole
         self.register_buffer("weight", torch.zeros(features, directions, dtype=torch.float64))
         self.register_buffer("bias", torch.zeros(directions, dtype=torch.float64))
         widths = [features * keep + directions, *hidden]
@@ -144,8 +161,9 @@ class VectorEncoder(Configured):
         """
         x, u = x[:_ROWS].double(), target[:_ROWS].double()
         weight, rest = canonical_directions(x, u)
-        keep = weight.shape[1] == 0 or second_moments_depend(rest, u)
-        self.__init__(self.features, self.out, self.hidden, weight.shape[1], keep)  # type: ignore[misc]
+        keep = self.whole or weight.shape[1] == 0 or still_depends(rest, u)
+        found = weight.shape[1]
+        self.__init__(self.features, self.out, self.hidden, found, keep, self.whole)  # type: ignore[misc]
         self.weight.copy_(weight)
         self.bias.copy_(-x.mean(0) @ weight)
 

@@ -4,7 +4,8 @@ r"""Sequential Monte Carlo from the prior to the posterior, through powers of th
     p_\lambda(u) \propto p(u)\, p(y \mid u)^\lambda, \qquad 0 = \lambda_0 < \dots < \lambda_K = 1,
     \qquad w = p(y \mid u)^{\lambda_{k+1} - \lambda_k}
 
-Each power is the largest that leaves half the particles effective. Between powers the particles
+A likelihood in several factors, of more and more events, is brought in factor by factor, each with
+its powers: most moves are then made where few events have to be looked at. Each power is the largest that leaves half the particles effective. Between powers the particles
 move by Metropolis steps along differences of two others,
 
 .. math::
@@ -17,6 +18,8 @@ on islands that know nothing of each other, so that their spread says how good t
 References:
     | Sequential Monte Carlo samplers (Del Moral, Doucet & Jasra, 2006), section 2.3.1
     | https://doi.org/10.1111/j.1467-9868.2006.00553.x
+    | A sequential particle filter method for static models (Chopin, 2002), section 2
+    | https://doi.org/10.1093/biomet/89.3.539
     | A Markov Chain Monte Carlo version of the genetic algorithm Differential Evolution (ter
     | Braak, 2006), eq. 2, https://doi.org/10.1007/s11222-006-8769-1
 """
@@ -26,11 +29,12 @@ from __future__ import annotations
 __all__ = ["tempered"]
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from ..progress import Bar
 from .smc import Particles, systematic
 
 _ISLANDS = 8
@@ -42,21 +46,19 @@ _MOST = 200
 
 def tempered(
     log_prior: Callable[[Tensor], Tensor],
-    log_likelihood: Callable[[Tensor], Tensor],
+    log_likelihoods: Sequence[Callable[[Tensor], Tensor]],
     draw: Callable[[int, torch.Generator], Tensor],
     n: int,
     generator: torch.Generator,
-    progress: Callable[[float], None] | None = None,
 ) -> Particles:
     """n weighted particles of the posterior.
 
     Arguments:
         log_prior: log p(u) (m,) of rows (m, d).
-        log_likelihood: log p(y | u) (m,); -inf allowed.
+        log_likelihoods: log p(y | u) (m,), in one or several summands; -inf allowed.
         draw: Draws of the prior.
         n: How many particles, at least; a multiple of twice the islands is taken.
         generator: Of all random numbers.
-        progress: Told the power reached.
 
     Raises:
         ValueError: If no draw of the prior has a likelihood.
@@ -66,26 +68,28 @@ def tempered(
     u = draw(math.prod(shape), generator)
     d = u.shape[-1]
     u = u.view(*shape, d)
-    likelihood, prior = _rows(log_likelihood, u), _rows(log_prior, u)
-    evidence, power = u.new_zeros(_ISLANDS), 0.0
-    if not bool((likelihood > -math.inf).any(1).all()):
-        raise ValueError(
-            "no draw of the prior has a finite likelihood: is the observation possible?"
-        )
-    while power < 1:
-        new = _next(likelihood, power)
-        # -inf times a difference of powers stays -inf; 0 times it does not come up
-        log_w = (new - power) * likelihood
-        evidence = evidence + log_w.logsumexp(1) - math.log(shape[1])
-        power = new
-        keep = systematic(log_w.log_softmax(1), log_w.shape[1], generator)
-        u = torch.take_along_dim(u, keep[..., None], 1)
-        likelihood, prior = (torch.take_along_dim(v, keep, 1) for v in (likelihood, prior))
-        u, likelihood, prior = _move(
-            log_prior, log_likelihood, u, likelihood, prior, power, generator
-        )
-        if progress is not None:
-            progress(power)
+    prior, evidence = _rows(log_prior, u), u.new_zeros(_ISLANDS)
+    with Bar("smc", 100 * len(log_likelihoods), after=5.0) as bar:
+        for log_likelihood in log_likelihoods:
+            likelihood, power = _rows(log_likelihood, u), 0.0
+            if not bool((likelihood > -math.inf).any(1).all()):
+                raise ValueError(
+                    "no draw of the prior has a finite likelihood: is the observation possible?"
+                )
+            while power < 1:
+                new = _next(likelihood, power)
+                bar.advance(100 * (new - power))
+                # -inf times a difference of powers stays -inf; 0 times it does not come up
+                log_w = (new - power) * likelihood
+                evidence = evidence + log_w.logsumexp(1) - math.log(shape[1])
+                power = new
+                keep = systematic(log_w.log_softmax(1), log_w.shape[1], generator)
+                u = torch.take_along_dim(u, keep[..., None], 1)
+                likelihood, prior = (torch.take_along_dim(v, keep, 1) for v in (likelihood, prior))
+                u, likelihood, prior = _move(
+                    log_prior, log_likelihood, u, likelihood, prior, power, generator
+                )
+            prior, log_prior = prior + likelihood, _sum(log_prior, log_likelihood)
     total = float(evidence.logsumexp(0)) - math.log(_ISLANDS)
     spread = (evidence - total).exp()
     error = float(spread.std() / math.sqrt(_ISLANDS))
@@ -103,6 +107,10 @@ def _independent(u: Tensor) -> float:
     varies = within > 0
     ratio = (between[varies] / within[varies]).mean() if bool(varies.any()) else u.new_ones(())
     return min(float(k * n), k / max(float(ratio), 1e-12))
+
+
+def _sum(f: Callable[[Tensor], Tensor], g: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    return lambda u: f(u) + g(u)
 
 
 def _rows(f: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import simgen
 from simgen.networks import (
     MLP,
     ConvEncoder,
@@ -12,6 +13,7 @@ from simgen.networks import (
     VectorEncoder,
     build,
 )
+from simgen.networks.vectors import still_depends
 
 CASES = [
     (lambda: MLP(3, 5, (8,)), (4, 3)),
@@ -117,6 +119,46 @@ def test_x_is_kept_where_its_spread_is_informative():
     assert net.keep
     net.initialise(torch.cat([u + torch.randn(5000, 1), torch.randn(5000, 3)], -1), u)
     assert not net.keep
+
+
+def test_x_is_kept_where_it_shapes_a_narrow_line():
+    """A width that moves no moment of a target much: a line on a background far wider than it."""
+    torch.manual_seed(0)
+    width = torch.rand(20_000, 1) * 0.5 + 0.1
+    line = torch.rand(20_000, 1) < 0.5
+    u = torch.where(line, width * torch.randn(20_000, 1), 8 * torch.rand(20_000, 1) - 4)
+    x = torch.cat([width, u + torch.randn(20_000, 1)], -1)
+    net = VectorEncoder(2)
+    net.initialise(x, u)
+    assert net.keep
+    net.initialise(torch.cat([torch.rand(20_000, 1), x[:, 1:]], -1), u)
+    assert not net.keep
+
+
+def test_what_does_not_depend_is_found_not_to():
+    """The test's size: of 200 independent pairs with heavy tails, none or one is called wrong."""
+    generator = torch.Generator().manual_seed(0)
+    found = 0
+    for i in range(200):
+        q, d = 1 + i % 7, 1 + i % 3
+        rest = torch.randn(2_000, q, generator=generator).double()
+        u = torch.randn(2_000, d, generator=generator).double()
+        u = u / torch.rand(2_000, 1, generator=generator).double().sqrt()
+        found += still_depends(rest, u)
+    assert found <= 1
+
+
+def test_parameters_are_never_left_out(tmp_path):
+    """A surrogate is told every parameter, also one of which no test sees an effect."""
+    theta = torch.rand(300, 2, dtype=torch.float64)
+    x = theta[:, :1] + 0.1 * torch.randn(300, 1, dtype=torch.float64)
+    dataset = simgen.Dataset.create(tmp_path / "a", theta, x)
+    fitted = simgen.fit("x | theta", dataset, max_epochs=1, progress=False)
+    encoder = fitted.pipeline.heads[0].embeds("theta")
+    assert encoder.keep
+    path = tmp_path / "model.safetensors"
+    fitted.save(path)
+    assert simgen.load(path).pipeline.heads[0].embeds("theta").whole
 
 
 def test_unknown_network():
