@@ -140,7 +140,7 @@ class MaskedTransform(Layer):
         else:
             phi = phi if n == rows else phi.repeat(1, rows // n)
             y, ladj = univariate(x.reshape(-1), phi.reshape(univariate.total, -1))
-        return y.view(k, rows), ladj.view(k, rows)
+        return y.reshape(k, rows), ladj.reshape(k, rows)
 
     def _input(self, x: Tensor, c: Tensor | None) -> Tensor:
         """What the network sees of x (..., n, d) and c (n, c)."""

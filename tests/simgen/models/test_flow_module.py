@@ -291,3 +291,29 @@ def test_probes_of_members_differ():
     with torch.no_grad():
         losses = vmap(loss, randomness="different")(parameters, buffers)
     assert (losses[0] != losses[1]).all()
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize(("kind", "features", "context", "settings"), VECTORS)
+def test_what_many_share_is_given_once(kind, features, context, settings, grad):
+    """Row i of s n values is given row i mod n."""
+    module = build_vector(kind, features, context, settings).double()
+    torch.manual_seed(1)
+    z = torch.randn(5 * 4, features, dtype=torch.float64)
+    c = torch.randn(4, context, dtype=torch.float64) if context else None
+    with torch.set_grad_enabled(grad):
+        once = module.log_prob(z, (c, None))
+        each = module.log_prob(z, (c if c is None else c.repeat(5, 1), None))
+        torch.testing.assert_close(once, each, atol=1e-9, rtol=1e-9)
+        drawn = module.distribution((c, None))
+        if context:
+            assert torch.equal(drawn.log_prob(z.view(5, 4, features)).flatten(), once)
+    if grad and kind != "continuous":
+        first, second = (
+            torch.autograd.grad(v.sum(), list(module.parameters()), allow_unused=True)
+            for v in (once, each)
+        )
+        for a, b in zip(first, second):
+            assert (a is None) == (b is None)
+            if a is not None:
+                torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-7)
