@@ -4,9 +4,10 @@ r"""Sequential Monte Carlo from the prior to the posterior, through powers of th
     p_\lambda(u) \propto p(u)\, p(y \mid u)^\lambda, \qquad 0 = \lambda_0 < \dots < \lambda_K = 1,
     \qquad w = p(y \mid u)^{\lambda_{k+1} - \lambda_k}
 
-A likelihood in several factors, of more and more events, is brought in factor by factor, each with
-its powers: most moves are then made where few events have to be looked at. Each power is the largest that leaves half the particles effective. Between powers the particles
-move by Metropolis steps along differences of two others,
+Each power is the largest that leaves half the particles effective. A likelihood in several
+factors, of more and more events, is brought in factor by factor, each with its powers: most moves
+are then made where few events have to be looked at. Between powers the particles move by
+Metropolis steps along differences of two others,
 
 .. math::
     u' = u + \gamma (u_a - u_b) + \epsilon, \qquad \gamma = \frac{2.38}{\sqrt{2 d}}
