@@ -152,6 +152,16 @@ def test_parameters_of_a_conjugate_model(method):
         assert abs(value - expected) < 4 * error
 
 
+def test_chains_reach_a_posterior_of_a_hundred_millionth_of_a_box():
+    """Where no draw of the prior is near, and a step too long ends at the box's edge for good."""
+    prior = simgen.Prior(a=Uniform(0.0, 1.0), b=Uniform(0.0, 1.0))
+    at = torch.tensor([0.1, 0.9])
+    posterior = simgen.infer(
+        prior, lambda y, t: Normal(t, 1e-4).log_prob(y).sum(-1), at, method="hmc"
+    )
+    close(posterior, at, torch.full((2,), 1e-8))
+
+
 def test_particles_find_four_modes_in_a_box():
     prior = simgen.Prior(a=Uniform(-2.0, 2.0), b=Uniform(-2.0, 2.0))
     posterior = simgen.infer(
