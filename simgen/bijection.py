@@ -333,6 +333,8 @@ def _support_bounds(factor: D.Distribution) -> tuple[float, float]:
     support = factor.support
     if getattr(support, "is_discrete", False):
         raise ValueError(f"a prior is continuous; {type(factor).__name__} is discrete")
+    if isinstance(factor, D.VonMises):
+        return -math.pi, math.pi  # torch says the line, on which its density has no integral
     if support is constraints.real:
         return -math.inf, math.inf
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)

@@ -28,9 +28,11 @@ from .models import FAMILIES
 from .models.base import Given
 from .models.settings import describe_family, rebuild_family
 from .networks import build
+from .null import Typicality
 from .prior import Prior
+from .reference import Reference
 from .rounds.truncation import TruncatedPrior
-from .typicality import Typicality, doubt
+from .typicality import doubt
 
 if TYPE_CHECKING:
     from .log_density import LogDensity
@@ -53,6 +55,7 @@ class Conditional:
         provenance: Dataset, seeds, versions, time.
         verdict: What calibration said, as a plain dict, or None.
         typicality: The null of what is given, for `check_observation`, or None.
+        reference: Simulations by which observations with gaps are judged, or None.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Conditional:
         self.provenance = dict(provenance or {})
         self.verdict = None if verdict is None else dict(verdict)
         self.typicality: Typicality | None = None
+        self.reference: Reference | None = None
 
     @property
     def expression(self) -> str:
@@ -262,6 +266,8 @@ class Conditional:
             self.provenance,
         )
         part._joint = self
+        if self.reference is not None and part.given:
+            part.reference = self.reference.of(part.given, self.fields)
         return part
 
     def save(self, path: str | os.PathLike[str], verdict: Any = None) -> None:
@@ -269,7 +275,9 @@ class Conditional:
         if verdict is not None:
             self.verdict = verdict.to_dict() if hasattr(verdict, "to_dict") else dict(verdict)
         pipeline = self.pipeline if self._joint is None else self._joint.pipeline
+        reference = self.reference if self._joint is None else self._joint.reference
         null, tensors = (None, {}) if self.typicality is None else self.typicality.save()
+        kept, rows = (None, {}) if reference is None else reference.save()
         header = {
             "schema": SCHEMA,
             "condition": None if self._joint is None else self.expression,
@@ -280,8 +288,9 @@ class Conditional:
             "provenance": self.provenance,
             "verdict": self.verdict,
             "typicality": null,
+            "reference": kept,
         }
-        write_tensors(path, {**pipeline.state_dict(), **tensors}, header)
+        write_tensors(path, {**pipeline.state_dict(), **tensors, **rows}, header)
 
     def log_likelihood(
         self,
@@ -376,7 +385,8 @@ def load(
     family = rebuild_family(header["family"], known, modules)
     embedding = [_embeddings(config, modules) for config in header["embedding"]]
     stored = read_tensors(path)
-    tensors = {k: v for k, v in stored.items() if not k.startswith("typicality:")}
+    aside = ("typicality:", "reference:")
+    tensors = {k: v for k, v in stored.items() if not k.startswith(aside)}
     pipeline = Pipeline.from_config(header, embedding, tensors["target.constant"]).attach(family)
     fill(pipeline, tensors, os.fspath(path))
     known_prior = header["prior"] or {}
@@ -385,6 +395,8 @@ def load(
     elif prior is not None and known_prior.get("truncation") is not None:
         prior = TruncatedPrior.of_rounds(prior, known_prior["truncation"])
     conditional = Conditional(pipeline, family, prior, header["history"], header["provenance"])
+    if header.get("reference") is not None:
+        conditional.reference = Reference.load(header["reference"], stored)
     if header.get("condition") is not None:
         conditional = conditional.condition(header["condition"])
     conditional.verdict = header["verdict"]

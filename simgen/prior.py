@@ -256,6 +256,7 @@ def _split(joint: D.Distribution, names: Sequence[str] | None) -> tuple[dict[str
             D.Laplace,
             D.Beta,
             D.Gamma,
+            D.VonMises,
         ):
             if type(base) is D.Beta:
                 columns = {k: columns[k] for k in ("concentration1", "concentration0")}

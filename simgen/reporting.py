@@ -357,14 +357,15 @@ def _inferred(page: Page, conditional: Any, samples: Samples, truth: Any) -> Non
 
 def _likeness(page: Page, conditional: Any, observed: Mapping[str, Any]) -> None:
     """Whether the observation could have come from the simulator, where the model knows."""
-    if getattr(conditional, "typicality", None) is None:
+    if getattr(conditional, "typicality", None) or getattr(conditional, "reference", None):
+        from .typicality import check_observation
+    else:
         return
-    if any(not np.isfinite(plots.as_array(v)).all() for v in observed.values()):
-        page.text("Part of the observation is missing: whether it could be a simulation is open.")
+    try:
+        found = check_observation(conditional, **observed)
+    except ValueError as error:
+        page.text(f"Whether the observation could be a simulation is open: {error}.")
         return
-    from .typicality import check_observation
-
-    found = check_observation(conditional, **observed)
     share = f"of {found.rows:,} simulations held out a share of {_p(found)} is as unusual"
     if found.suspect:
         text = f"The observation is unlike the simulations ({share}): {found.because}."

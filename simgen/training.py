@@ -45,8 +45,8 @@ from .models import Flow
 from .models.settings import describe_family
 from .prior import Prior
 from .progress import Bar
+from .reference import fit_null
 from .rounds.proposals import first_round, rows_for
-from .typicality import fit_null
 
 log = logging.getLogger("simgen")
 
@@ -158,10 +158,10 @@ def fit(
         with _threads(pipeline):
             run(progress)
     run.members.restore(run.best, pipeline)
-    null = fit_null(source, pipeline.eval())
+    null, reference = fit_null(source, pipeline.eval())
     provenance = _provenance(dataset, source, run, seed)
     made = Conditional(pipeline.to("cpu"), family, _prior(dataset), run.history, provenance)
-    made.typicality = null
+    made.typicality, made.reference = null, reference
     return made
 
 

@@ -18,7 +18,7 @@ from ..randomness import seeded
 from ..samplers.hmc import hmc_sample
 from ..samplers.importance import RELIABLE, pareto_k, weighted
 from ..samplers.slice import elliptical_slice, slice_sample
-from ..samplers.smc import Particles
+from ..samplers.smc import Particles, systematic
 from ..samplers.space import Space
 from ..samplers.tempered import tempered
 from .answer import answer, of_chains, of_particles
@@ -26,6 +26,7 @@ from .posterior import Outcome, Posterior
 from .question import Question
 
 _CHAINS = 64
+_FAR = 100.0  # nats a dimension between the best draws of the prior: none is near the posterior
 
 
 def tempering(question: Question, where: Space, why: str) -> Posterior:
@@ -152,10 +153,17 @@ def proposed(question: Question, proposal: Any) -> Posterior:
 
 
 def _started(question: Question, where: Space, chains: int, generator: torch.Generator) -> Tensor:
-    """Where chains start: draws of the prior, chosen by their likelihood."""
+    """Where chains start: draws of the prior, chosen by their likelihood; where all of these are
+    far out, particles that went there by degrees: a first step from the far would throw chains
+    anywhere.
+    """
+
+    def likelihood(u: Tensor) -> Tensor:
+        return question.log_likelihood(where.unknowns(u))
+
     with torch.no_grad():
         u = where.draw(20 * chains, generator)
-        value = question.log_likelihood(where.unknowns(u))
+        value = likelihood(u)
     value = torch.where(value.isnan(), -math.inf, value)
     if not bool((value > -math.inf).any()):
         raise ValueError(
@@ -163,6 +171,10 @@ def _started(question: Question, where: Space, chains: int, generator: torch.Gen
         )
     best = value.topk(chains).indices
     best = best[value[best] > -math.inf]
+    if float(value[best[0]] - value[best[-1]]) > _FAR * where.size:
+        with torch.no_grad():
+            found = tempered(where.log_prior, likelihood, where.draw, 4 * chains, generator)
+            return found.x[systematic(found.log_weights, chains, generator)]
     return u[best[torch.arange(chains) % len(best)]]
 
 

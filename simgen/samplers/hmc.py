@@ -35,6 +35,7 @@ from .chains import Chains
 
 _DENSE = 200  # variables up to which the whole covariance is used
 _GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples modulo 1 are equidistributed
+_FIRST = math.log(2.0)  # the length that a Gaussian of unit covariance likes
 _LONGEST = 100  # leapfrog steps of one transition at most
 _DIVERGED = -1000.0  # energy error that no step size explains, as Stan's
 
@@ -133,7 +134,7 @@ class _Length:
     """The trajectory length T, by Adam on the ChEES criterion (Hoffman et al., 2021)."""
 
     def __init__(self) -> None:
-        self.log, self.first, self.second, self.n = math.log(2.0), 0.0, 0.0, 0
+        self.log, self.first, self.second, self.n = _FIRST, 0.0, 0.0, 0
 
     def update(self, time: float, before: Tensor, after: Tensor, r: Tensor, a: Tensor) -> None:
         """Learns from a move of length time: whitened ends, last momenta, acceptances."""
@@ -204,7 +205,9 @@ class _Sampler:
         self.turn += 1
         size = float(step.median())
         self.length.log = min(self.length.log, math.log(_LONGEST * size))
-        time = (0.5 + 0.5 * (self.turn * _GOLDEN % 1)) * math.exp(self.length.log)
+        # one step at least, or the acceptance would say nothing of the step size
+        length = max(math.exp(self.length.log), size)
+        time = (0.5 + 0.5 * (self.turn * _GOLDEN % 1)) * length
         steps = min(math.ceil(time / size), most)
         time = min(time, steps * size)
         old = self.state
@@ -240,6 +243,8 @@ class _Sampler:
                 last = i // 2 if i >= 20 else math.ceil(10 * d / chains)
                 self.metric = _Metric.of(torch.cat(passed[-last:]))
                 self.step = self.first_step(pooled=i >= 10)
+                # what a step in units far too wide has cut off
+                self.length.log = max(self.length.log, _FIRST)
                 due *= 2
             advance(1)
         return self.step.mean.exp()

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from torch.distributions import Independent, MultivariateNormal, Normal, Uniform
+from torch.distributions import Independent, MultivariateNormal, Normal, Uniform, VonMises
 
 import simgen
 from simgen.answers.posterior import ApproximateWarning, Evidence
@@ -150,6 +150,33 @@ def test_parameters_of_a_conjugate_model(method):
         value, error = posterior.log_evidence()
         expected = float(Normal(0.0, math.sqrt(1.25)).log_prob(torch.tensor(1.0)))
         assert abs(value - expected) < 4 * error
+
+
+def test_chains_reach_a_posterior_of_a_hundred_millionth_of_a_box():
+    """Where no draw of the prior is near, and a step too long ends at the box's edge for good."""
+    prior = simgen.Prior(a=Uniform(0.0, 1.0), b=Uniform(0.0, 1.0))
+    at = torch.tensor([0.1, 0.9])
+    posterior = simgen.infer(
+        prior, lambda y, t: Normal(t, 1e-4).log_prob(y).sum(-1), at, method="hmc"
+    )
+    close(posterior, at, torch.full((2,), 1e-8))
+
+
+def test_an_angle_stays_within_a_turn():
+    """Of a prior on the circle whose density repeats itself on the line."""
+    prior = simgen.Prior(phi=VonMises(0.5, 0.7))
+    seen = VonMises(torch.tensor(0.0), 8.0)
+    posterior = simgen.infer(
+        prior, lambda y, t: seen.log_prob(t[:, 0] - y), torch.tensor(math.pi - 0.1)
+    )
+    grid = torch.linspace(-math.pi, math.pi, 20_001)[1:].double()
+    log_p = prior.log_prob(grid[:, None]) + seen.log_prob(grid - math.pi + 0.1)
+    phi = posterior.sample(4000)[:, 0]
+    assert float(phi.abs().max()) <= math.pi
+    exact = float(log_p.softmax(0)[grid < 0].sum())
+    assert abs(float((phi < 0).float().mean()) - exact) < 4 * 0.5 / math.sqrt(posterior.ess)
+    value, error = posterior.log_evidence()
+    assert abs(value - float(log_p.logsumexp(0)) - math.log(2 * math.pi / 20_000)) < 4 * error
 
 
 def test_particles_find_four_modes_in_a_box():

@@ -1,6 +1,5 @@
 """Missing data: laws of the patterns, what networks see of them, learned against exact answers."""
 
-import logging
 import math
 import re
 from pathlib import Path
@@ -510,22 +509,6 @@ def test_what_does_not_go_together(dataset, layouts):
 
 
 # judging
-
-
-def test_observations_are_checked_where_they_are_complete(posterior, caplog):
-    _, x = linear(300, seed=3)
-    from simgen.typicality import p_values
-
-    p = p_values(posterior, x)
-    assert float((p < 0.1).double().mean()) < 0.1 + 4 * math.sqrt(0.09 / 300) + 0.05
-    assert simgen.check_observation(posterior, x[0] + [0, 20, 0, 0]).suspect
-    gap = x[0].copy()
-    gap[1] = np.nan
-    with pytest.raises(ValueError, match="missing values cannot be checked"):
-        simgen.check_observation(posterior, gap)
-    with caplog.at_level(logging.WARNING, "simgen"):
-        posterior(gap + 100)
-    assert not caplog.records
 
 
 def test_calibration_of_what_was_observed(dataset):

@@ -12,6 +12,7 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
     Uniform,
+    VonMises,
     constraints,
 )
 
@@ -120,3 +121,16 @@ def test_bad_input(make, message):
 def test_a_factor_is_a_distribution():
     with pytest.raises(TypeError, match="torch distribution"):
         simgen.Prior(a=(0.0, 1.0))
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_an_angle_is_bounded_by_a_turn(joint):
+    """Of a density that torch lets repeat itself on the whole line."""
+    angle = VonMises(torch.tensor([0.5]), torch.tensor([2.0]))
+    prior = (
+        simgen.Prior(Independent(angle, 1), names=["phi"]) if joint else simgen.Prior(phi=angle)
+    )
+    assert (float(prior.low), float(prior.high)) == (-math.pi, math.pi)
+    outside = torch.tensor([[4.0], [-4.0]])
+    assert (prior.log_prob(outside) == -math.inf).all()
+    assert simgen.Prior.from_dict(prior.to_dict()).low == prior.low

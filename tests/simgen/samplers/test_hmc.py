@@ -109,6 +109,15 @@ def test_a_needle_start_widens():
     assert torch.allclose(found.flat.std(0), target.scale, rtol=0.15)
 
 
+def test_a_needle_is_reached_from_afar():
+    """Warm-up in units a thousand times too wide must not leave trajectories as short."""
+    target = torch.distributions.Normal(torch.tensor([0.3, 0.5, 0.7]).double(), 1e-4)
+    start = 0.5 + 0.2 * rows(64, 3)
+    found = hmc_sample(lambda x: target.log_prob(x).sum(-1), start, 100)
+    assert bool((found.rhat < 1.05).all())
+    assert torch.allclose(found.flat.std(0), target.scale.expand(3), rtol=0.1)
+
+
 def test_bad_input():
     def log_prob(x):
         return -0.5 * x.square().sum(-1)
