@@ -85,7 +85,8 @@ def noise_denoise(
             between other chains.
 
     Raises:
-        ValueError: If no chain finds a finite likelihood.
+        ValueError: If no chain finds a finite likelihood, or one so sharp that it cannot be
+            switched on.
     """
     walk = _Walk(prior, log_likelihood, start, ratio, generator, log_prior)
     walk.temper()
@@ -150,6 +151,12 @@ class _Walk:
             self.tried, self.moved = self.tried * _MEMORY, self.moved * _MEMORY
             for _ in range(_BETWEEN):
                 self.move(learn=True)
+        else:
+            raise ValueError(
+                f"{_MOST} steps have switched on no more than the power {self.power:.1g} of the "
+                "likelihood: the observation is far from what the prior predicts, or its noise is "
+                "too small for moves that do not see the instrument"
+            )
         self._forget()
 
     def move(self, learn: bool = False) -> float:
