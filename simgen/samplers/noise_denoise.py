@@ -23,20 +23,20 @@ __all__ = ["noise_denoise", "redraw"]
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .chains import Chains
 from .problem import DenoisingPrior
-from .smc import effective, systematic
+from .smc import systematic
+from .tempered import differences, next_power
 
 _LADDER, _FINE = 12, 2.0  # noise levels of moves; factor between the levels of one denoising
 _LEAST = 0.02  # each level's least share of the moves
 _EFFECTIVE, _BETWEEN, _MOST = 0.7, 4, 300  # chains, moves between powers, powers
 _MEMORY = 0.8  # of what was learned at the power before
-_TURNS, _LEAP = 2, 0.1  # moves of other unknowns in turn; share of them that leap
+_TURNS = 2  # moves of other unknowns in turn
 
 
 def redraw(
@@ -142,7 +142,7 @@ class _Walk:
                 "no draw of the prior has a finite likelihood: is the observation possible?"
             )
         for _ in range(_MOST):
-            new = self._next()
+            new = next_power(self.value, self.power, _EFFECTIVE)
             log_w = ((new - self.power) * self.value).log_softmax(0)
             keep = systematic(log_w, n, self.generator)
             self.x, self.value, self.power = self.x[keep], self.value[keep], new
@@ -189,19 +189,16 @@ class _Walk:
         """Moves the other unknowns of each half of the chains along differences of the other."""
         assert self.log_prior is not None
         n, k = len(self.x), self.others
+        scale = 2.38 / math.sqrt(2 * k)
         order = torch.randperm(n, generator=self.generator, device=self.x.device)
         for mine, theirs in (order.split((n + 1) // 2), order.split((n + 1) // 2)[::-1]):
-            options: dict[str, Any] = {"generator": self.generator, "device": self.x.device}
-            a = theirs[torch.randint(len(theirs), mine.shape, **options)]
-            b = theirs[torch.randint(len(theirs), mine.shape, **options)]
             u = self.x[:, :k]
-            leap = torch.rand(len(mine), 1, dtype=u.dtype, **options) < _LEAP
-            gamma = torch.where(leap, 1.0, 2.38 / math.sqrt(2 * k))
-            step = gamma * (u[a] - u[b])
-            step = step + 1e-4 * u.std(0) * torch.randn(step.shape, dtype=u.dtype, **options)
+            step = differences(u[theirs][None], len(mine), scale, self.generator)[0]
             new = torch.cat((u[mine] + step, self.x[mine, k:]), -1)
             found = self._value(new)
-            uniform = torch.rand(len(mine), dtype=u.dtype, **options)
+            uniform = torch.rand(
+                len(mine), generator=self.generator, dtype=u.dtype, device=u.device
+            )
             gain = torch.where(
                 found == self.value[mine], 0.0, self.power * (found - self.value[mine])
             )
@@ -214,21 +211,6 @@ class _Walk:
         """Every level as good as another."""
         self.size = torch.ones(_LADDER, dtype=torch.float64)
         self.tried, self.moved = torch.zeros(_LADDER).double(), torch.zeros(_LADDER).double()
-
-    def _next(self) -> float:
-        """The power that leaves most chains effective, or 1."""
-
-        def left(power: float) -> float:
-            return effective(((power - self.power) * self.value).log_softmax(0)) / len(self.x)
-
-        wanted = _EFFECTIVE * float((self.value > -math.inf).double().mean())
-        if left(1.0) >= wanted:
-            return 1.0
-        low, high = self.power, 1.0
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (middle, high) if left(middle) >= wanted else (low, middle)
-        return max(low, self.power + 1e-12)
 
     def _value(self, x: Tensor) -> Tensor:
         """Log-likelihoods; NaN counts as impossible."""
