@@ -34,6 +34,7 @@ from .posterior import ApproximateWarning, Evidence, Outcome, Posterior
 from .question import Question
 
 _STEPS, _SHARED = 100, 24  # noise levels; where each needs a covariance of its own
+_REDRAWN = 24  # noise levels of a denoising, of which each move of chains is one
 _CHAINS, _BLOCKS = 64, 10  # chains, and blocks by which they are extended until they converge
 _COLLAPSED = 256  # particles each of which needs a matrix of its own
 _FAMILIES = 30  # independent draws that particles have to be worth
@@ -168,7 +169,14 @@ def noising(question: Question, denoiser: Any, why: str) -> Posterior:
         blocks = 1 if question.particles else _BLOCKS
         with torch.no_grad():
             found = noise_denoise(
-                denoiser, log_likelihood, start, kept, kept, generator, blocks=blocks
+                denoiser,
+                log_likelihood,
+                start,
+                kept,
+                kept,
+                generator,
+                question.steps or _REDRAWN,
+                blocks,
             )
             return of_chains(found, {name: denoiser.physical(found.flat)})
 
@@ -200,7 +208,8 @@ def gibbs(question: Question, denoiser: Any, why: str) -> Posterior:
                 kept,
                 kept,
                 generator,
-                blocks=1 if question.particles else _BLOCKS,
+                question.steps or _REDRAWN,
+                1 if question.particles else _BLOCKS,
                 log_prior=where.log_prior,
             )
             return of_chains(found, unknowns(found.flat))
