@@ -372,6 +372,38 @@ def test_approximate_answers_say_so_and_can_be_weighted():
         posterior.log_evidence()
 
 
+def test_parameters_of_an_instrument_by_name_beside_a_gaussian_by_quadrature():
+    """One prior of gain and noise, of which operator and sigma take one each."""
+    variances = torch.tensor([4.0, 4.0, 4.0, 0.1, 0.1, 0.1])
+    instrument = simgen.Prior(gain=Uniform(0.5, 2.0), noise=Uniform(0.1, 1.0))
+    y = torch.tensor([2.0, -3.0, 1.0, 0.5, -0.6, 0.4])
+    posterior = simgen.infer(
+        {"instrument": instrument, "x": GaussianPrior(torch.zeros(6), variances)},
+        simgen.GaussianLikelihood(lambda x, gain: gain * x, lambda noise: noise),
+        y,
+        particles=1024,
+    )
+    gain = torch.linspace(0.5, 2, 401, dtype=torch.float64)[:, None, None]
+    noise = torch.linspace(0.1, 1, 401, dtype=torch.float64)[None, :, None]
+    sd = (gain**2 * variances + noise**2).sqrt()
+    log_p = Normal(0.0, sd).log_prob(y.double()).sum(-1)
+    value, error = posterior.log_evidence()
+    assert abs(value - float(log_p.flatten().logsumexp(0) - 2 * math.log(401))) < 4 * error + 0.01
+    w = log_p.flatten().softmax(0).view(401, 401)
+    means = torch.stack([(w.sum(1) * gain.flatten()).sum(), (w.sum(0) * noise.flatten()).sum()])
+    found = posterior.sample(1024)["instrument"].double()
+    assert ((found.mean(0) - means).abs() < 5 * found.std(0) / math.sqrt(posterior.ess)).all()
+
+
+def test_what_bends_most_at_the_priors_mean_is_not_impossible():
+    """The slope of a square is zero there: nothing warns of what any draw may give."""
+    seen = simgen.GaussianLikelihood(lambda x: x[:, :1] ** 2, 0.2)
+    prior = MixturePrior([1, 1], torch.tensor([[-2.0], [2.0]]), torch.eye(1))
+    assert simgen.infer(prior, seen, torch.tensor([4.0])).method == "smc"
+    with pytest.warns(ApproximateWarning, match="far from what the prior predicts"):
+        simgen.infer(prior, seen, torch.tensor([400.0]))
+
+
 def test_an_observation_that_the_prior_excludes():
     with pytest.warns(ApproximateWarning, match="far from what the prior predicts"):
         simgen.infer(gaussian(), simgen.GaussianLikelihood(A, 0.4), torch.tensor([80.0]))
