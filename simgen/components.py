@@ -27,6 +27,7 @@ from .covariance import (
     LowRankCovariance,
     Spectral,
     as_covariance,
+    symmetric,
 )
 from .row_covariance import MatrixCovariance, MixtureCovariance, ProjectedCovariance
 
@@ -252,7 +253,7 @@ def components(means: Tensor, covariances: Any) -> Shared | Stacked:
             return v
 
         return Shared(means, diagonal, same, same)
-    values, vectors = torch.linalg.eigh((covariances + covariances.mT) / 2)
+    values, vectors = torch.linalg.eigh(symmetric(covariances))
     if bool((values[:, 0] < -1e-6 * values.abs().amax(-1)).any()):
         raise ValueError("a covariance has a negative eigenvalue")
     return Stacked(means, vectors, values.clamp(min=0))

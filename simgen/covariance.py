@@ -26,6 +26,7 @@ __all__ = [
     "FourierCovariance",
     "LowRankCovariance",
     "as_covariance",
+    "symmetric",
 ]
 
 import math
@@ -38,6 +39,8 @@ import torch
 from torch import Tensor
 
 from .krylov import conjugate_gradients, lanczos_root
+
+_ROUNDED = 1e-4  # of the largest number of a covariance: how far it may be from symmetric
 
 
 class Covariance(ABC):
@@ -120,14 +123,14 @@ def DenseCovariance(matrix: Any) -> Spectral:
     """The covariance of a matrix (d, d).
 
     Raises:
-        ValueError: If it is not square or has a negative eigenvalue.
+        ValueError: If it is not square and symmetric, or has a negative eigenvalue.
     """
     matrix = torch.as_tensor(matrix, dtype=torch.float64)
     if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"a covariance must be (d, d); got {tuple(matrix.shape)}")
     if bool((matrix == torch.diag(matrix.diagonal())).all()):
         return DiagonalCovariance(matrix.diagonal())
-    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    values, vectors = torch.linalg.eigh(symmetric(matrix))
     return Spectral(_positive(values), lambda v: v @ vectors, lambda v: v @ vectors.mT)
 
 
@@ -283,6 +286,17 @@ def as_covariance(value: Any, d: int) -> Structured:
     raise ValueError(
         f"the covariance must be {(d, d)}, or {d} variances; got {tuple(tensor.shape)}"
     )
+
+
+def symmetric(matrix: Tensor) -> Tensor:
+    """Matrices (..., d, d), rounding taken off.
+
+    Raises:
+        ValueError: If they are not symmetric, as a root is not.
+    """
+    if bool(((matrix - matrix.mT).abs() > _ROUNDED * matrix.abs().max()).any()):
+        raise ValueError("a covariance must be symmetric; is this a root of one?")
+    return (matrix + matrix.mT) / 2
 
 
 def _positive(values: Tensor) -> Tensor:

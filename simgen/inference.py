@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .answers.denoising import (
     closed_form,
@@ -51,6 +52,7 @@ METHODS = (
 )
 """Methods by name, beside "auto"."""
 
+_DRAWN = 64  # draws of the prior that say where it is
 _MANY = 8  # dimensions above which chains with gradients beat particles without
 
 Way = tuple[str, str, Callable[[str], Posterior]]
@@ -84,7 +86,7 @@ def infer(
             draws are weighted.
         iid: Whether `observed` is a set of independent events, (events, *event).
         steps: Noise levels of a method that has them; 100 unless said, 24 where an image's
-            denoiser is averaged at each.
+            denoiser is averaged at each, and of each move of "noise-denoise" and "gibbs".
         particles: Particles, or draws of all chains; by the method unless said.
         seed: Of all random numbers.
 
@@ -172,6 +174,7 @@ def _denoising_ways(question: Question, method: str) -> list[Way]:
         denoiser.inside,
         None if closed else lambda z: denoiser.physical(z.flatten(1)),
         None if closed else torch.Size([denoiser.size]),
+        _typical(denoiser) if closed else None,
     )
     gaussian = all(isinstance(v, GaussianLikelihood) for v in question.likelihoods)
     ways: list[Way] = []
@@ -192,6 +195,12 @@ def _denoising_ways(question: Question, method: str) -> list[Way]:
                 (name, "", lambda w, k=name: guidance(question, denoiser, seen, gaussian, k, w))  # type: ignore[misc]
             )
     return ways
+
+
+def _typical(denoiser: ClosedForm) -> Callable[[Tensor], Tensor]:
+    """Rows (n, *event) about where the prior draws, of rows z ~ N(0, I)."""
+    x = denoiser.draw(_DRAWN, torch.Generator().manual_seed(0))
+    return lambda z: denoiser.physical(x.mean(0) + x.std(0) * z.flatten(1).double())
 
 
 def _joint_ways(question: Question, method: str) -> list[Way]:

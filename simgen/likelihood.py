@@ -234,6 +234,9 @@ class PoissonLikelihood(Likelihood):
 
     Arguments:
         operator: As of `GaussianLikelihood`.
+
+    Raises:
+        ValueError: When asked for the density of a negative count.
     """
 
     def __init__(self, operator: Any) -> None:
@@ -261,6 +264,8 @@ class PoissonLikelihood(Likelihood):
         """The sum (n,) over independent events y (events, *event), by their total."""
         rate = self.predict(unknowns).double()
         counts = y.to(rate)
+        if bool((counts < 0).any()):
+            raise ValueError(f"counts cannot be negative; got {float(counts.min()):g}")
         log_rate = rate.clamp(min=torch.finfo(rate.dtype).tiny).log()
         terms = counts.sum(0) * log_rate - len(y) * rate.clamp(min=0)
         return (terms - torch.lgamma(counts + 1).sum(0)).flatten(1).sum(-1)

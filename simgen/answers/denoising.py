@@ -34,10 +34,12 @@ from .posterior import ApproximateWarning, Evidence, Outcome, Posterior
 from .question import Question
 
 _STEPS, _SHARED = 100, 24  # noise levels; where each needs a covariance of its own
+_REDRAWN = 24  # noise levels of a denoising, of which each move of chains is one
 _CHAINS, _BLOCKS = 64, 10  # chains, and blocks by which they are extended until they converge
 _COLLAPSED = 256  # particles each of which needs a matrix of its own
 _FAMILIES = 30  # independent draws that particles have to be worth
 _CHANCE = 1e-6  # of an observation under the prior, below which there is a warning
+_DRAWN = 64  # draws of the prior by which an instrument that bends is judged
 
 
 def closed_form(question: Question, seen: Instrument, why: str) -> Posterior:
@@ -168,7 +170,14 @@ def noising(question: Question, denoiser: Any, why: str) -> Posterior:
         blocks = 1 if question.particles else _BLOCKS
         with torch.no_grad():
             found = noise_denoise(
-                denoiser, log_likelihood, start, kept, kept, generator, blocks=blocks
+                denoiser,
+                log_likelihood,
+                start,
+                kept,
+                kept,
+                generator,
+                question.steps or _REDRAWN,
+                blocks,
             )
             return of_chains(found, {name: denoiser.physical(found.flat)})
 
@@ -200,7 +209,8 @@ def gibbs(question: Question, denoiser: Any, why: str) -> Posterior:
                 kept,
                 kept,
                 generator,
-                blocks=1 if question.particles else _BLOCKS,
+                question.steps or _REDRAWN,
+                1 if question.particles else _BLOCKS,
                 log_prior=where.log_prior,
             )
             return of_chains(found, unknowns(found.flat))
@@ -220,7 +230,7 @@ def gaussian_part(question: Question) -> Collapsed | None:
         return None
 
     def white(x: Tensor, rows: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        unknowns, n = rows | {last: x}, len(x)
+        unknowns, n = question.named(rows | {last: x}), len(x)
         seen: list[Tensor] = []
         logdets: list[Tensor] = []
         ys: list[Tensor] = []
@@ -291,8 +301,24 @@ def _first(problem: Problem, seen: Instrument) -> None:
     x = torch.zeros(1, prior.size, dtype=prior.dtype, device=prior.device)
     known = twist(problem, prior.mean(x, prior.farthest).detach(), prior.farthest)
     white = torch.linalg.solve_triangular(known.factor[0], known.residual.mT, upper=False)
-    lost = 2 * (seen.scale - problem.scale)
-    _warn_impossible(float(white.square().sum()) + lost, len(seen.y))
+    square, m = float(white.square().sum()), len(seen.y)
+    if problem.matrix is None and chi2.sf(square, m) < _CHANCE:
+        square = min(square, _among_draws(problem))
+    _warn_impossible(square + 2 * (seen.scale - problem.scale), m)
+
+
+def _among_draws(problem: Problem) -> float:
+    """Squared distance of y from what draws of the prior predict, in units of their covariance and
+    the noise: of an instrument that bends, whose slope at the mean says little.
+    """
+    draws = problem.prior.draw(_DRAWN, torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
+    with torch.no_grad():
+        found = problem.predict(draws)
+    rest = problem.y - found.mean(0)
+    root = (found - found.mean(0)) / math.sqrt(_DRAWN)
+    along = root @ rest
+    inner = root @ root.mT + torch.eye(_DRAWN).to(root)
+    return float(rest @ rest - along @ torch.linalg.solve(inner, along))
 
 
 def _steps(denoiser: Any) -> int:

@@ -24,10 +24,11 @@ from torch import Tensor
 
 from ..likelihood import GaussianLikelihood, Likelihood, PoissonLikelihood
 from ..samplers.closed_form import white_scale
-from .linearity import LinearMap, is_linear
+from .linearity import LinearMap, differentiable, is_linear
 from .unknowns import Unknowns
 
 _LARGEST = 2**26  # numbers of a matrix that is formed
+_NEAR = (0.1, 1.0, 1.0, 1.0, 3.0, 3.0, 10.0, 10.0)  # deviations of the prior where it is tried
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,18 @@ def observations(likelihoods: Sequence[Likelihood], observed: Any) -> list[Tenso
     """What was observed, one tensor a likelihood, float64.
 
     Raises:
-        ValueError: If there are not as many as likelihoods, or a number is not finite.
+        ValueError: If there are not as many as likelihoods, one is no array of numbers, or a
+            number is not finite.
     """
     values = list(observed) if len(likelihoods) > 1 else [observed]
     if len(values) != len(likelihoods):
         raise ValueError(f"{len(likelihoods)} likelihoods need as many observations in a list")
     found = []
     for i, value in enumerate(values):
-        y = torch.as_tensor(value).detach().double()
+        try:
+            y = torch.as_tensor(value).detach().double()
+        except (RuntimeError, TypeError, ValueError):
+            raise ValueError(f"observation {i} is no array of numbers: {value!r:.80}") from None
         if y.numel() == 0:
             raise ValueError(f"observation {i} is empty")
         if not bool(y.isfinite().all()):
@@ -128,8 +133,10 @@ def instrument(
     dtype: torch.dtype,
     physical: Callable[[Tensor], Tensor] | None = None,
     shape: torch.Size | None = None,
+    where: Callable[[Tensor], Tensor] | None = None,
 ) -> Instrument | None:
-    """One instrument of several, or None where one has no fixed noise to be measured by.
+    """One instrument of several, or None where one has no fixed noise to be measured by, or is a
+    black box: neither linear nor differentiable.
 
     Arguments:
         likelihoods: Of one unknown.
@@ -138,10 +145,12 @@ def instrument(
         dtype: In which the operators are called.
         physical: x (n, *event) of rows of other coordinates (n, d); x itself unless said.
         shape: Shape of those coordinates.
+        where: Rows of them as the prior draws them, of rows z ~ N(0, I) of that shape; z itself
+            unless said. Whether operators are linear is tried there too.
     """
     parts = []
     for likelihood, y in zip(likelihoods, ys):
-        part = _one(likelihood, y, event, dtype, physical, shape)
+        part = _one(likelihood, y, event, dtype, physical, shape, where)
         if part is None:
             return None
         parts.append(part)
@@ -171,6 +180,7 @@ def _one(
     dtype: torch.dtype,
     physical: Callable[[Tensor], Tensor] | None,
     shape: torch.Size | None,
+    where: Callable[[Tensor], Tensor] | None,
 ) -> Instrument | None:
     if isinstance(likelihood, GaussianLikelihood):
         if callable(likelihood.sigma):
@@ -193,9 +203,14 @@ def _one(
     white = noise.white(y.flatten())
     scale = white_scale(noise.logdet, y.numel())
     found = Instrument(predict, white, scale)
+
+    def near(z: Tensor) -> Tensor:
+        """The same of rows z, in units of the prior."""
+        return operator(z if where is None else where(z))
+
     kind = is_linear(operator, inner, dtype=dtype)
-    if kind.offset is None:
-        return found
+    if kind.offset is None or is_linear(near, inner, dtype=dtype, sizes=_NEAR).offset is None:
+        return found if differentiable(near, inner, dtype=dtype) else None
     offset = noise.white(kind.offset.double())
     d, m = inner.numel(), y.numel()
     matrix, adjoint = None, None

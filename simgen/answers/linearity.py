@@ -27,8 +27,9 @@ from torch import Tensor
 
 Operator = Callable[[Tensor], Tensor]
 
-_ROWS = 4  # of the dot test
+_ROWS = 4  # of the dot test, and of gradients
 _SIZES = [10.0**k for k in (-3, -2, -1, 0, 0, 1, 2, 3)]  # of rows that linearity is tried on
+_ROUNDED = 0.1  # share of the tolerance for an offset, under which the rest is rounded
 _LARGEST = 2**26  # numbers of a dense matrix
 _CHUNK = 2**23  # numbers of a batch of unit vectors and what is seen of them
 
@@ -56,11 +57,13 @@ def is_linear(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    sizes: Sequence[float] = _SIZES,
 ) -> Linearity:
     """Whether an operator is linear, affine or neither, by random rows of sizes 1e-3 to 1e3.
 
     It need not be differentiable. What bends beyond those sizes only, or by less than 1e-4 (in
-    float64 1e-10) of what it returns, is taken for straight.
+    float64 1e-10) of what it returns beside its offset, of which a tenth counts, is taken for
+    straight. What raises of any row is not.
 
     Arguments:
         operator: Maps (n, *event) to (n, *observed), floating.
@@ -68,6 +71,7 @@ def is_linear(
         dtype: Precision that the operator is tried in.
         device: Where it is tried.
         seed: Of the random rows.
+        sizes: Of the random rows.
 
     Raises:
         TypeError: If it returns anything but a real floating tensor.
@@ -76,15 +80,21 @@ def is_linear(
     normal = _normal(seed, dtype, device)
     ones = [1] * len(event_shape)
     with torch.no_grad():
-        offset = _flat(operator, 0 * normal(1, *event_shape))[0]
-        sizes = torch.tensor(_SIZES, dtype=dtype, device=device).view(-1, *ones)
-        x, z = (sizes * normal(len(_SIZES), *event_shape) for _ in range(2))
-        a, b = (normal(len(_SIZES), *ones) for _ in range(2))
-        A_x, A_z, A_both = (_flat(operator, v) for v in (x, z, a * x + b * z))
-        _check_rows(A_x[:1], _flat(operator, x[:1]))
+        size = torch.tensor(sizes, dtype=dtype, device=device).view(-1, *ones)
+        x, z = (size * normal(len(size), *event_shape) for _ in range(2))
+        a, b = (normal(len(size), *ones) for _ in range(2))
+        rows = [0 * x[:1], x, z, a * x + b * z, x[:1]]
+        try:
+            found = [operator(v) for v in rows]
+        except Exception:
+            return Linearity("nonlinear", None)
+        offset, A_x, A_z, A_both, alone = map(_checked, found, rows)
+        offset = offset[0]
+        _check_rows(A_x[:1], alone)
         a, b = a.view(-1, 1), b.view(-1, 1)
-        terms = torch.stack([A_both, (a + b - 1) * offset, -a * A_x, -b * A_z]).double()
-        error, scale = terms.sum(0).norm(dim=1), terms.norm(dim=2).sum(0)
+        terms = torch.stack([A_both - offset, -a * (A_x - offset), -b * (A_z - offset)]).double()
+        error = terms.sum(0).norm(dim=1)
+        scale = terms.norm(dim=2).sum(0) + _ROUNDED * offset.double().norm()
         # NaN and infinity are not below
         straight = (error <= _tolerance(A_x) * scale) & scale.isfinite()
     if not straight.all():
@@ -99,17 +109,18 @@ def differentiable(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> bool:
-    """Whether autograd leads from what the operator returns back to x, with finite gradients.
+    """Whether autograd leads from what the operator returns back to x, with finite gradients that
+    are not all zero.
 
     Whatever goes wrong means no. That the gradient is right is for the dot test to say.
     """
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            x = _normal(0, dtype, device)(2, *event_shape).requires_grad_()
+            x = _normal(0, dtype, device)(_ROWS, *event_shape).requires_grad_()
             (gradient,) = torch.autograd.grad(operator(x).sum(), x)
     except Exception:
         return False
-    return bool(gradient.isfinite().all())
+    return bool(gradient.isfinite().all() & gradient.any())
 
 
 class LinearMap:
@@ -239,7 +250,11 @@ def _normal(seed: int, dtype: torch.dtype, device: torch.device | str) -> Callab
 
 def _flat(operator: Operator, x: Tensor) -> Tensor:
     """A(x), checked and flattened, (n, m)."""
-    y: Any = operator(x)
+    return _checked(operator(x), x)
+
+
+def _checked(y: Any, x: Tensor) -> Tensor:
+    """What was returned of x, checked and flattened, (n, m)."""
     if not isinstance(y, Tensor) or not y.is_floating_point():
         found = y.dtype if isinstance(y, Tensor) else type(y).__name__
         raise TypeError(

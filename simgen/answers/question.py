@@ -148,6 +148,11 @@ class Question:
 
         def misfit(rows: dict[str, Tensor], y: Any) -> Tensor:
             ys = self.ys if y is None else observations(self.likelihoods, y)
+            for i, (seen, own) in enumerate(zip(ys, self.ys)):
+                if seen.shape != own.shape:
+                    raise ValueError(
+                        f"observation {i} must be {tuple(own.shape)}; got {tuple(seen.shape)}"
+                    )
             every: list[Any] = self.likelihoods
             rows = self.named(rows)
             return torch.stack([v.chi2(seen, rows) for v, seen in zip(every, ys)]).sum(0)
@@ -178,6 +183,8 @@ def ask(
     several = isinstance(likelihood, (list, tuple))
     likelihoods = [as_likelihood(v) for v in (likelihood if several else [likelihood])]
     if several and len(likelihoods) == 1:
+        if len(observed) != 1:
+            raise ValueError("1 likelihoods need as many observations in a list")
         observed = observed[0]
     if isinstance(prior, Mapping):
         priors = dict(prior)

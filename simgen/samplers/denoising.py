@@ -78,8 +78,8 @@ class ClosedForm:
         return self.prior.moments(x_t, sigma)
 
     def physical(self, z: Tensor) -> Tensor:
-        """x (n, *event) of rows z (n, d)."""
-        return self._rows(z)
+        """x (n, *event) of rows z (n, d), in the precision of the prior."""
+        return self._rows(z).to(self.inside)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """n draws (n, d) of the prior."""

@@ -6,9 +6,9 @@ r"""Metropolis–Hastings that proposes by adding noise and taking it away again
 
 Noising and denoising together leave the prior as it is, so that of Metropolis' ratio only the
 likelihood remains. No gradient, no matrix, no density of the prior: any instrument that can be
-evaluated will do. Exact for a perfect denoiser. Small noise keeps what fits, large noise leaps to
-other modes: each move takes one of a ladder of levels, each as often as it makes the draws move,
-which is learned while warming up and then kept.
+evaluated will do. Exact for a perfect denoiser, as the steps down get finer. Small noise keeps
+what fits, large noise leaps to other modes: each move takes one of a ladder of levels, each as
+often as it makes the draws move, which is learned while warming up and then kept.
 
 References:
     | The "diffusion waltz" of Takao et al. (2026)
@@ -22,29 +22,27 @@ __all__ = ["noise_denoise", "redraw"]
 
 import itertools
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from .chains import Chains
-from .problem import DenoisingPrior
-from .smc import effective, systematic
+from .levels import DenoisingPrior, levels
+from .smc import systematic
+from .tempered import differences, next_power
 
-_LADDER, _FINE = 12, 2.0  # noise levels of moves; factor between the levels of one denoising
+_LADDER = 12  # noise levels of moves
 _LEAST = 0.02  # each level's least share of the moves
 _EFFECTIVE, _BETWEEN, _MOST = 0.7, 4, 300  # chains, moves between powers, powers
 _MEMORY = 0.8  # of what was learned at the power before
-_TURNS, _LEAP = 2, 0.1  # moves of other unknowns in turn; share of them that leap
+_TURNS = 2  # moves of other unknowns in turn
 
 
 def redraw(
-    prior: DenoisingPrior, x: Tensor, sigma: float, ratio: float, generator: torch.Generator
+    prior: DenoisingPrior, x: Tensor, grid: Sequence[float], generator: torch.Generator
 ) -> Tensor:
-    """x_0 (n, d) given x_sigma (n, d), by steps down from sigma."""
-    count = max(0, math.ceil(math.log(max(sigma / prior.smallest, 1)) / math.log(ratio)))
-    grid = [sigma * ratio**-i for i in range(count + 1)] + [0.0]
+    """x_0 (n, d) given x_sigma (n, d), by steps down a grid of noise levels from sigma to zero."""
     for high, low in itertools.pairwise(grid):
         mean, V = prior.moments(x, high)
         noise, fresh = (
@@ -64,7 +62,7 @@ def noise_denoise(
     draws: int,
     warmup: int,
     generator: torch.Generator,
-    ratio: float = _FINE,
+    steps: int,
     blocks: int = 1,
     log_prior: Callable[[Tensor], Tensor] | None = None,
 ) -> Chains:
@@ -78,16 +76,18 @@ def noise_denoise(
         draws: Moves kept of each chain, of a block.
         warmup: Moves before, with the whole likelihood.
         generator: Of all random numbers.
-        ratio: Factor between the noise levels of one denoising.
+        steps: Noise levels from the prior's largest scale to zero; more of them make noising and
+            denoising leave the prior more nearly as it is.
         blocks: At most; no more than it takes for the chains to have converged.
         log_prior: Of other unknowns, log p(u) (n,) of their coordinates (n, k), which then lead
             the rows of start: (chains, k + d). They move in turn with x_0, along differences
             between other chains.
 
     Raises:
-        ValueError: If no chain finds a finite likelihood.
+        ValueError: If no chain finds a finite likelihood, or one so sharp that it cannot be
+            switched on.
     """
-    walk = _Walk(prior, log_likelihood, start, ratio, generator, log_prior)
+    walk = _Walk(prior, log_likelihood, start, steps, generator, log_prior)
     walk.temper()
     for _ in range(warmup):
         walk.move(learn=True)
@@ -120,17 +120,17 @@ class _Walk:
         prior: DenoisingPrior,
         log_likelihood: Callable[[Tensor], Tensor],
         start: Tensor,
-        ratio: float,
+        steps: int,
         generator: torch.Generator,
         log_prior: Callable[[Tensor], Tensor] | None,
     ) -> None:
-        self.prior, self.log_likelihood, self.ratio = prior, log_likelihood, ratio
+        self.prior, self.log_likelihood = prior, log_likelihood
         self.generator, self.calls, self.power = generator, 0, 1.0
         self.size = self.tried = self.moved = torch.ones(_LADDER, dtype=torch.float64)
         self.log_prior, self.others = log_prior, start.shape[-1] - prior.size
         self.x, self.value = start, self._value(start)
-        low, high = math.log(prior.smallest), math.log(prior.largest)
-        self.ladder = torch.linspace(low, high, _LADDER, dtype=torch.float64).exp().tolist()
+        self.grid = [high for high, _ in levels(prior, steps + 1)[1:]] + [0.0]
+        self.rungs = torch.linspace(len(self.grid) - 2, 0, _LADDER).round().int().tolist()
         self._forget()
 
     def temper(self) -> None:
@@ -141,7 +141,7 @@ class _Walk:
                 "no draw of the prior has a finite likelihood: is the observation possible?"
             )
         for _ in range(_MOST):
-            new = self._next()
+            new = next_power(self.value, self.power, _EFFECTIVE)
             log_w = ((new - self.power) * self.value).log_softmax(0)
             keep = systematic(log_w, n, self.generator)
             self.x, self.value, self.power = self.x[keep], self.value[keep], new
@@ -150,6 +150,12 @@ class _Walk:
             self.tried, self.moved = self.tried * _MEMORY, self.moved * _MEMORY
             for _ in range(_BETWEEN):
                 self.move(learn=True)
+        else:
+            raise ValueError(
+                f"{_MOST} steps have switched on no more than the power {self.power:.1g} of the "
+                "likelihood: the observation is far from what the prior predicts, or its noise is "
+                "too small for moves that do not see the instrument"
+            )
         self._forget()
 
     def move(self, learn: bool = False) -> float:
@@ -159,8 +165,8 @@ class _Walk:
         k = int(torch.multinomial(shares, 1, generator=generator))
         u, x_0 = x[:, : self.others], x[:, self.others :]
         noise = torch.randn(x_0.shape, generator=generator, dtype=x.dtype, device=x.device)
-        noisy = x_0 + self.ladder[k] * noise
-        new = torch.cat((u, redraw(self.prior, noisy, self.ladder[k], self.ratio, generator)), -1)
+        grid = self.grid[self.rungs[k] :]
+        new = torch.cat((u, redraw(self.prior, x_0 + grid[0] * noise, grid, generator)), -1)
         found = self._value(new)
         uniform = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device)
         gain = torch.where(found == self.value, 0.0, self.power * (found - self.value))
@@ -182,19 +188,16 @@ class _Walk:
         """Moves the other unknowns of each half of the chains along differences of the other."""
         assert self.log_prior is not None
         n, k = len(self.x), self.others
+        scale = 2.38 / math.sqrt(2 * k)
         order = torch.randperm(n, generator=self.generator, device=self.x.device)
         for mine, theirs in (order.split((n + 1) // 2), order.split((n + 1) // 2)[::-1]):
-            options: dict[str, Any] = {"generator": self.generator, "device": self.x.device}
-            a = theirs[torch.randint(len(theirs), mine.shape, **options)]
-            b = theirs[torch.randint(len(theirs), mine.shape, **options)]
             u = self.x[:, :k]
-            leap = torch.rand(len(mine), 1, dtype=u.dtype, **options) < _LEAP
-            gamma = torch.where(leap, 1.0, 2.38 / math.sqrt(2 * k))
-            step = gamma * (u[a] - u[b])
-            step = step + 1e-4 * u.std(0) * torch.randn(step.shape, dtype=u.dtype, **options)
+            step = differences(u[theirs][None], len(mine), scale, self.generator)[0]
             new = torch.cat((u[mine] + step, self.x[mine, k:]), -1)
             found = self._value(new)
-            uniform = torch.rand(len(mine), dtype=u.dtype, **options)
+            uniform = torch.rand(
+                len(mine), generator=self.generator, dtype=u.dtype, device=u.device
+            )
             gain = torch.where(
                 found == self.value[mine], 0.0, self.power * (found - self.value[mine])
             )
@@ -207,21 +210,6 @@ class _Walk:
         """Every level as good as another."""
         self.size = torch.ones(_LADDER, dtype=torch.float64)
         self.tried, self.moved = torch.zeros(_LADDER).double(), torch.zeros(_LADDER).double()
-
-    def _next(self) -> float:
-        """The power that leaves most chains effective, or 1."""
-
-        def left(power: float) -> float:
-            return effective(((power - self.power) * self.value).log_softmax(0)) / len(self.x)
-
-        wanted = _EFFECTIVE * float((self.value > -math.inf).double().mean())
-        if left(1.0) >= wanted:
-            return 1.0
-        low, high = self.power, 1.0
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (middle, high) if left(middle) >= wanted else (low, middle)
-        return max(low, self.power + 1e-12)
 
     def _value(self, x: Tensor) -> Tensor:
         """Log-likelihoods; NaN counts as impossible."""

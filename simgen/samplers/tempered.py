@@ -27,7 +27,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["tempered"]
+__all__ = ["differences", "next_power", "tempered"]
 
 import math
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ from .smc import Particles, systematic
 
 _ISLANDS = 8
 _HALF = 0.5
-_LEAP = 0.1  # share of moves with gamma = 1
+_LEAP, _TINY = 0.1, 1e-4  # share of moves with gamma = 1; epsilon, in deviations of the others
 _MOVED = 0.99  # chance that a particle has moved between powers
 _MOST = 200
 
@@ -78,7 +78,7 @@ def tempered(
                     "no draw of the prior has a finite likelihood: is the observation possible?"
                 )
             while power < 1:
-                new = _next(likelihood, power)
+                new = next_power(likelihood, power, _HALF)
                 bar.advance(100 * (new - power))
                 # -inf times a difference of powers stays -inf; 0 times it does not come up
                 log_w = (new - power) * likelihood
@@ -120,22 +120,39 @@ def _rows(f: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
     return torch.where(value.isnan(), -math.inf, value)
 
 
-def _next(likelihood: Tensor, power: float) -> float:
-    """The power that leaves half of the particles of the poorest island effective, or 1."""
+def next_power(likelihood: Tensor, power: float, share: float) -> float:
+    """The power after another that leaves a share of the possible particles (..., n), of the
+    poorest set of them, effective; or 1.
+    """
+    wanted = share * float((likelihood > -math.inf).double().mean(-1).min())
 
-    def least(new: float) -> float:
-        w = ((new - power) * likelihood).log_softmax(1)
-        return float((-torch.logsumexp(2 * w, 1)).exp().min()) / likelihood.shape[1]
+    def enough(new: float) -> bool:
+        w = ((new - power) * likelihood).log_softmax(-1)
+        left = (-torch.logsumexp(2 * w, -1)).exp().min()
+        return float(left) / likelihood.shape[-1] >= wanted
 
-    possible = float((likelihood > -math.inf).double().mean(1).min())
-    wanted = _HALF * possible
-    if least(1.0) >= wanted:
+    if enough(1.0):
         return 1.0
     low, high = power, 1.0
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (middle, high) if least(middle) >= wanted else (low, middle)
+        low, high = (middle, high) if enough(middle) else (low, middle)
     return max(low, power + 1e-12)
+
+
+def differences(others: Tensor, n: int, scale: float, generator: torch.Generator) -> Tensor:
+    """Steps (k, n, d) along differences of two of others (k, m, d): of a share of the length, now
+    and then of all of it.
+    """
+    k, m, d = others.shape
+    options = {"generator": generator, "dtype": others.dtype, "device": others.device}
+    pick = torch.randint(m, (k, n), generator=generator, device=others.device)
+    away = torch.randint(1, m, (k, n), generator=generator, device=others.device)
+    a = torch.take_along_dim(others, pick[..., None], 1)
+    b = torch.take_along_dim(others, ((pick + away) % m)[..., None], 1)
+    leap = torch.rand(k, n, 1, **options) < _LEAP  # type: ignore[call-overload]
+    jitter = torch.randn(k, n, d, **options)  # type: ignore[call-overload]
+    return torch.where(leap, 1.0, scale) * (a - b) + _TINY * others.std(1, keepdim=True) * jitter
 
 
 def _move(
@@ -161,16 +178,8 @@ def _move(
             mine = order[:, first : first + half]
             theirs = order[:, half - first : half - first + half]
             others = torch.take_along_dim(u, theirs[..., None], 1)
-            pick = torch.randint(half, (k, half), generator=generator, device=u.device)
-            away = torch.randint(1, half, (k, half), generator=generator, device=u.device)
-            a = torch.take_along_dim(others, pick[..., None], 1)
-            b = torch.take_along_dim(others, ((pick + away) % half)[..., None], 1)
-            leap = torch.rand(k, half, 1, **options) < _LEAP  # type: ignore[call-overload]
-            gamma = torch.where(leap, 1.0, scale)
-            tiny = 1e-4 * others.std(1, keepdim=True)
-            jitter = tiny * torch.randn(k, half, d, **options)  # type: ignore[call-overload]
             now = torch.take_along_dim(u, mine[..., None], 1)
-            tried = now + gamma * (a - b) + jitter
+            tried = now + differences(others, half, scale, generator)
             new_prior, new_likelihood = _rows(log_prior, tried), _rows(log_likelihood, tried)
             was = [torch.take_along_dim(v, mine, 1) for v in (prior, likelihood)]
             gain = new_prior - was[0] + power * (new_likelihood - was[1])

@@ -33,11 +33,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from .levels import Levels
 from .noise_denoise import redraw
 from .tridiagonal import ChainCovariance, Tridiagonal
 from .window import Window
 
-_RATIO, _CHUNK = 1.5, 512  # of a draw: factor between noise levels, rows at once
+_RATIO, _CHUNK = 1.5, 512  # of a draw: factor between noise levels at most, rows at once
 _BELOW, _ABOVE = 1.0, 1.0  # noise levels beside the smallest and the largest deviation
 
 
@@ -117,13 +118,15 @@ class Windows(Distribution):
         start = torch.zeros(1, self.size, dtype=torch.float64)
         for _ in range(3):  # to the fixed point: the mean
             start, V = self.moments(start, self.farthest)
+        folds = math.log(self.largest / self.smallest) / math.log(_RATIO)
+        grid = Levels.even(self).choose(math.ceil(folds) + 1)
         for rows in torch.arange(n).split(_CHUNK):
             first, fresh = (
                 torch.randn(len(rows), self.size, generator=generator, dtype=torch.float64)
                 for _ in range(2)
             )
             x = start + V.root(first[:, None])[:, 0] + self.largest * fresh
-            parts.append(redraw(self, x, self.largest, _RATIO, generator))
+            parts.append(redraw(self, x, [*grid, 0.0], generator))
         x = torch.cat(parts)
         return x.to(self.dtype).view(*shape, *self.event_shape)
 

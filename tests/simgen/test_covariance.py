@@ -166,6 +166,12 @@ def test_the_derivative_of_a_denoiser_is_its_covariance():
 
 
 def test_bad_covariances():
+    root = torch.tensor([[1.0, 0.0], [0.9, 0.4]])  # in place of root @ root.T
+    for make in (DenseCovariance, lambda c: MixturePrior([1, 1], torch.zeros(2, 2), c)):
+        with pytest.raises(ValueError, match="must be symmetric"):
+            make(root)
+    with pytest.raises(ValueError, match="must be symmetric"):
+        MixturePrior([1, 1], torch.zeros(2, 2), torch.stack([root, torch.eye(2)]))
     with pytest.raises(ValueError, match="negative eigenvalue"):
         DenseCovariance(-positive(3, 0))
     with pytest.raises(ValueError, match="same at k and -k"):

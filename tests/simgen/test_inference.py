@@ -3,6 +3,7 @@
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, Uniform, VonMises
@@ -108,8 +109,9 @@ def test_a_bent_instrument_by_quadrature(particles):
     seen = simgen.GaussianLikelihood(lambda x: x + x**3 / 3, 0.3)
     for method in ("smc", "noise-denoise", "hmc"):
         asked = particles if method == "smc" else 4 * particles + 4000
+        steps = 60 if method == "smc" else None
         posterior = simgen.infer(
-            prior, seen, torch.tensor([1.5]), method=method, particles=asked, steps=60
+            prior, seen, torch.tensor([1.5]), method=method, particles=asked, steps=steps
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ApproximateWarning)
@@ -118,6 +120,68 @@ def test_a_bent_instrument_by_quadrature(particles):
             value, error = posterior.log_evidence()
             # beside chance, the steps' own bias at 60 levels
             assert abs(value - evidence) < 4 * error + 0.02
+
+
+def moments(log_p, grid):
+    """Evidence, mean and variance of a density on a grid."""
+    w = log_p.softmax(0)
+    mean = (w * grid).sum()
+    evidence = float(log_p.logsumexp(0)) + math.log(float(grid[1] - grid[0]))
+    return evidence, mean[None], (w * (grid - mean) ** 2).sum()[None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_detector_that_saturates_where_the_prior_is_is_not_linear(dtype):
+    """At random rows of size 1,000 it is: at the prior's, of 8,000, it is not."""
+    prior = GaussianPrior(torch.tensor([8000.0], dtype=dtype), 3000.0**2)
+    seen = simgen.GaussianLikelihood(lambda x: x.clamp(max=1e4), 50.0)
+    posterior = simgen.infer(prior, seen, torch.tensor([1e4]), particles=2048)
+    assert posterior.method == "smc"
+    grid = torch.linspace(-1e4, 3e4, 40_001, dtype=torch.float64)
+    log_p = Normal(8e3, 3e3).log_prob(grid) + Normal(grid.clamp(max=1e4), 50.0).log_prob(
+        torch.tensor(1e4).double()
+    )
+    evidence, mean, variance = moments(log_p, grid)
+    close(posterior, mean, variance, 1000)
+    value, error = posterior.log_evidence()
+    assert abs(value - evidence) < 4 * error
+
+
+def test_an_instrument_that_refuses_what_no_prior_draws():
+    """Zero is tried for linearity, and is no width."""
+
+    def widths(x):
+        if bool((x <= 0).any()):
+            raise ValueError("width must be positive")
+        return x.log()
+
+    prior = GaussianPrior(torch.tensor([2.0]), 0.04)
+    posterior = simgen.infer(
+        prior, simgen.GaussianLikelihood(widths, 0.05), torch.tensor([0.8]), particles=1024
+    )
+    assert posterior.method == "smc"
+    grid = torch.linspace(0.5, 4, 10_001, dtype=torch.float64)
+    log_p = Normal(2.0, 0.2).log_prob(grid) + Normal(grid.log(), 0.05).log_prob(
+        torch.tensor(0.8).double()
+    )
+    close(posterior, *moments(log_p, grid)[1:], 1000)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [lambda x: torch.as_tensor(np.exp(x.numpy() / 4)), lambda x: (5 * (x / 4).exp()).round() / 5],
+    ids=["numpy", "digitised"],
+)
+def test_a_bent_instrument_without_gradients_is_a_black_box(operator):
+    prior = MixturePrior([0.3, 0.7], torch.tensor([[-2.0], [2.0]]), torch.eye(1))
+    seen = simgen.GaussianLikelihood(operator, 0.2)
+    posterior = simgen.infer(prior, seen, torch.tensor([1.2]), particles=6400)
+    assert posterior.method == "noise-denoise" and "black box" in posterior.why
+    grid = torch.linspace(-7, 7, 10_001, dtype=torch.float64)[:, None]
+    log_p = prior.log_prob(grid) + seen.log_prob(torch.tensor([1.2]), {"x": grid})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ApproximateWarning)  # few draws a chain, to be quick
+        close(posterior, *moments(log_p, grid[:, 0])[1:])
 
 
 def test_counts_by_quadrature():
@@ -335,6 +399,38 @@ def test_approximate_answers_say_so_and_can_be_weighted():
         posterior.log_evidence()
 
 
+def test_parameters_of_an_instrument_by_name_beside_a_gaussian_by_quadrature():
+    """One prior of gain and noise, of which operator and sigma take one each."""
+    variances = torch.tensor([4.0, 4.0, 4.0, 0.1, 0.1, 0.1])
+    instrument = simgen.Prior(gain=Uniform(0.5, 2.0), noise=Uniform(0.1, 1.0))
+    y = torch.tensor([2.0, -3.0, 1.0, 0.5, -0.6, 0.4])
+    posterior = simgen.infer(
+        {"instrument": instrument, "x": GaussianPrior(torch.zeros(6), variances)},
+        simgen.GaussianLikelihood(lambda x, gain: gain * x, lambda noise: noise),
+        y,
+        particles=1024,
+    )
+    gain = torch.linspace(0.5, 2, 401, dtype=torch.float64)[:, None, None]
+    noise = torch.linspace(0.1, 1, 401, dtype=torch.float64)[None, :, None]
+    sd = (gain**2 * variances + noise**2).sqrt()
+    log_p = Normal(0.0, sd).log_prob(y.double()).sum(-1)
+    value, error = posterior.log_evidence()
+    assert abs(value - float(log_p.flatten().logsumexp(0) - 2 * math.log(401))) < 4 * error + 0.01
+    w = log_p.flatten().softmax(0).view(401, 401)
+    means = torch.stack([(w.sum(1) * gain.flatten()).sum(), (w.sum(0) * noise.flatten()).sum()])
+    found = posterior.sample(1024)["instrument"].double()
+    assert ((found.mean(0) - means).abs() < 5 * found.std(0) / math.sqrt(posterior.ess)).all()
+
+
+def test_what_bends_most_at_the_priors_mean_is_not_impossible():
+    """The slope of a square is zero there: nothing warns of what any draw may give."""
+    seen = simgen.GaussianLikelihood(lambda x: x[:, :1] ** 2, 0.2)
+    prior = MixturePrior([1, 1], torch.tensor([[-2.0], [2.0]]), torch.eye(1))
+    assert simgen.infer(prior, seen, torch.tensor([4.0])).method == "smc"
+    with pytest.warns(ApproximateWarning, match="far from what the prior predicts"):
+        simgen.infer(prior, seen, torch.tensor([400.0]))
+
+
 def test_an_observation_that_the_prior_excludes():
     with pytest.warns(ApproximateWarning, match="far from what the prior predicts"):
         simgen.infer(gaussian(), simgen.GaussianLikelihood(A, 0.4), torch.tensor([80.0]))
@@ -433,11 +529,32 @@ def test_images_and_large_operators_in_closed_form():
             ),
             "asks for 'w'",
         ),
+        (
+            lambda: (gaussian(), [simgen.GaussianLikelihood(A, 1.0)], torch.zeros(3)),
+            "1 likelihoods need as many observations",
+        ),
+        (
+            lambda: (gaussian(), simgen.GaussianLikelihood(A, 1.0), [torch.zeros(2)] * 2),
+            "no array of numbers",
+        ),
+        (
+            lambda: (gaussian(), simgen.PoissonLikelihood(lambda x: x.exp()), [3.0, -0.5, 1]),
+            "counts cannot be negative",
+        ),
     ],
 )
 def test_what_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         simgen.infer(*make()).sample(2)
+
+
+@pytest.mark.parametrize("y", [0.0, torch.zeros(2, 1), torch.zeros(3)])
+def test_chi2_of_another_shape_is_refused(y):
+    posterior = simgen.infer(
+        gaussian(), simgen.GaussianLikelihood(lambda x: x[:, :2], 1.0), [0, 0]
+    )
+    with pytest.raises(ValueError, match=r"observation 0 must be \(2,\)"):
+        posterior.chi2(y, n=2)
 
 
 def test_methods_that_do_not_exist_or_do_not_fit():
@@ -454,6 +571,17 @@ def test_methods_that_do_not_exist_or_do_not_fit():
         simgen.GaussianLikelihood(A)
     with pytest.raises(ValueError, match="goes with"):
         simgen.infer(prior, lambda y, t: t[:, 0], Y, method="hmc", proposal=prior)
+
+
+@pytest.mark.parametrize("method", ["smc", "noise-denoise"])
+def test_an_operator_is_called_in_the_precision_of_the_prior(method):
+    """Float32 as when it is tried, by methods that compute in float64 too."""
+    prior = GaussianPrior(torch.tensor([6.0, 5.0]), torch.eye(2))
+    seen = simgen.PoissonLikelihood(lambda x: x @ torch.ones(2, 1))
+    posterior = simgen.infer(prior, seen, [9.0], method=method, particles=64, steps=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ApproximateWarning)
+        assert posterior.sample(3).dtype == torch.float32
 
 
 def test_correlated_noise():
