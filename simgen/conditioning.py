@@ -58,7 +58,7 @@ def condition(pipeline: Pipeline, expression: str) -> Pipeline:
     Raises:
         ValueError: If the model is no joint one, or a name is no field of it.
     """
-    if not all(hasattr(head.model, "condition") for head in pipeline.heads):
+    if not all(callable(getattr(type(head.model), "condition", None)) for head in pipeline.heads):
         raise ValueError(
             f"{str(pipeline.expression)!r} is no joint model: condition needs one that was fitted "
             'without "|", such as fit("theta, x", dataset, Diffusion(network="tokens"))'

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray as Array
 
-from .forward import ROW, Simulator, stream
+from .forward import ROW, Simulator, joined, stream
 
 LIMIT = 5.0
 """A deviation of so many standard errors is a finding: once in a million by chance."""
@@ -135,8 +135,7 @@ def _run(simulator: Simulator, theta: Array) -> tuple[Fields, dict[int, str]]:
         raise fault
     assert whole is not None
     empty = {k: np.zeros_like(v) for k, v in whole.items()}
-    parts = [part or empty for part in parts]
-    return {k: np.concatenate([part[k] for part in parts]) for k in empty}, faults
+    return joined([part or empty for part in parts]), faults
 
 
 def draw(simulator: Simulator, n: int) -> Array:

@@ -10,10 +10,10 @@ at this boundary, and no torch: worker processes unpickle a simulator without it
 
 from __future__ import annotations
 
-__all__ = ["FunctionSimulator", "Parameters", "Simulator", "simulator", "stream"]
+__all__ = ["FunctionSimulator", "Parameters", "Simulator", "joined", "simulator", "stream"]
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -38,8 +38,8 @@ class Parameters(np.ndarray):
     names: tuple[str, ...]
 
     def __new__(cls, values: Any, names: tuple[str, ...] = ()) -> Parameters:
-        """A float64 array with named columns."""
-        array = np.asarray(values, dtype=np.float64).view(cls)
+        """A float64 array with named columns, a copy: simulators may work in place."""
+        array = np.array(values, dtype=np.float64).view(cls)
         array.names = tuple(names)
         return array
 
@@ -181,9 +181,24 @@ class Simulator:
         if self.batched:
             fields = self.run(rows, stream(seed, BLOCK, 0))
         else:
-            parts = [self.run(row, stream(seed, ROW, i)) for i, row in enumerate(rows)]
-            fields = {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+            fields = joined([self.run(row, stream(seed, ROW, i)) for i, row in enumerate(rows)])
         return fields if theta.ndim == 2 else {k: v[0] for k, v in fields.items()}
+
+
+def joined(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The fields of rows that were simulated one at a time.
+
+    Raises:
+        ValueError: If they have not all the same fields and shapes.
+    """
+    first, *others = ({k: v.shape[1:] for k, v in row.items()} for row in rows)
+    for i, found in enumerate(others, start=1):
+        if found != first:
+            raise ValueError(
+                f"row 0 has fields of shapes {first}, row {i} {found}: they must be the same in "
+                "all rows; pad an x of variable length with zeros and return its x_length"
+            )
+    return {k: np.concatenate([row[k] for row in rows]) for k in first}
 
 
 class FunctionSimulator(Simulator):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ["Head", "default_embedding"]
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,7 +84,10 @@ class Head(nn.Module):
                 continue
             embedding = self.embeds(name)
             if embedding is not None:
-                x = embedding(x, masks[name]) if masks and name in masks else embedding(x)
+                mask = (masks or {}).get(name)
+                if mask is None and x.dim() == 3 and _asks_for_mask(embedding):
+                    mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+                x = embedding(x) if mask is None else embedding(x, mask)
             if x.dim() != 2:
                 raise ValueError(
                     f"the embedding of {name!r} must return (n, features); got {tuple(x.shape)}"
@@ -101,11 +105,22 @@ class Head(nn.Module):
             family: The family.
             target: The field of z.
             rows: One row of each given field: its context says the sizes.
+
+        Raises:
+            ValueError: If an embedding does not take them.
         """
         training = self.training
         self.eval()
-        with torch.no_grad():
-            context, grid = self.given(rows)
+        try:
+            with torch.no_grad():
+                context, grid = self.given(rows)
+        except (TypeError, RuntimeError) as error:
+            seen = ", ".join(
+                f"{k} of shape (n, {', '.join(map(str, v.shape[1:]))})" for k, v in rows.items()
+            )
+            raise ValueError(
+                f"an embedding does not take its field as networks see it, {seen}: {error}"
+            ) from error
         self.train(training)
         given = {} if context is None else {"context": Field((context.shape[-1],))}
         if grid is not None:
@@ -141,6 +156,14 @@ class Head(nn.Module):
     def forward(self, *arguments: Any, **named: Any) -> Tensor:
         """`loss`, for functional calls."""
         return self.loss(*arguments, **named)
+
+
+def _asks_for_mask(embedding: nn.Module) -> bool:
+    """Whether a user's network cannot be called without a mask: then all elements are there."""
+    _, *others = inspect.signature(embedding.forward).parameters.values()
+    return [p.kind for p in others if p.default is p.empty] == [
+        inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
 
 
 def _describe(module: nn.Module) -> dict[str, Any]:

@@ -292,6 +292,11 @@ def embeddings(
                 f"{str(expression)!r} has {len(given)} given fields: embedding={{name: module}}"
             )
         embedding = {given[0]: embedding}
+    networks = list(embedding.values()) if isinstance(embedding, Mapping) else [embedding]
+    if strange := [v for v in networks if not (v is None or isinstance(v, nn.Module))]:
+        raise TypeError(
+            f"embedding must be a network, or one a given field by name; got {strange[0]!r}"
+        )
     said = dict(embedding or {})
     if unknown := [k for k in said if k not in given]:
         raise ValueError(

@@ -57,6 +57,34 @@ def test_shapes(posterior, batch, sample):
     assert q.names == ("a", "b") and posterior.labels == ("$a$", "$b$")
 
 
+class Pool(torch.nn.Module):
+    """An embedding of sets that must be told which elements are there."""
+
+    def __init__(self):
+        super().__init__()
+        self.lift = torch.nn.Linear(1, 3)
+
+    def forward(self, x, mask):
+        return (self.lift(x) * mask[..., None]).sum(1)
+
+
+def test_own_embedding_with_a_mask(dataset, tmp_path):
+    c = train(dataset, "theta | z_set", embedding=Pool())
+    rows = dataset["z_set"][:4]
+    length = dataset["z_set_length"][:4]
+    draws = c(z_set=rows, z_set_length=length).sample((3,), seed=0)
+    c.save(tmp_path / "pool.safetensors")
+    again = simgen.load(tmp_path / "pool.safetensors", modules={"embedding.z_set": Pool()})
+    assert torch.equal(again(z_set=rows, z_set_length=length).sample((3,), seed=0), draws)
+    short = c(rows[0, : length[0]]).sample((3,), seed=0)
+    assert torch.allclose(short, c(z_set=rows[0], z_set_length=length[0]).sample((3,), seed=0))
+
+
+def test_an_embedding_of_another_size_is_named_with_its_field(dataset):
+    with pytest.raises(ValueError, match=r"x of shape \(n, 2\): .*cannot be multiplied"):
+        train(dataset, "theta | x", embedding=torch.nn.Linear(5, 3))
+
+
 def test_one_parameter_one_observation(dataset):
     c = train(dataset, "a | x")
     assert c(np.zeros(2)).sample((3,)).shape == (3, 1)

@@ -7,7 +7,7 @@ from torch.distributions import Normal
 
 import simgen
 from simgen import Conditional, Dataset, Prior
-from simgen.models import Diffusion, Flow
+from simgen.models import VAE, Diffusion, Flow
 
 A = np.array([[1.0, 0.5], [0.0, 1.0], [1.0, -1.0]])
 NOISE = 0.5
@@ -101,9 +101,10 @@ def test_a_condition_survives_its_file(joint, tmp_path) -> None:
 
 
 def test_what_cannot_be_conditioned_says_so(joint, dataset) -> None:
-    flow = simgen.fit("theta | x", dataset, Flow(transforms=1), max_epochs=1, progress=False)
-    with pytest.raises(ValueError, match="is no joint model"):
-        flow.condition("theta | x")
+    for family in (Flow(transforms=1), VAE(width=8, blocks=0)):
+        together = simgen.fit("theta, x", dataset, family, max_epochs=1, progress=False)
+        with pytest.raises(ValueError, match="is no joint model"):
+            together.condition("theta | x")
     with pytest.raises(ValueError, match="no field 'y'"):
         joint.condition("theta | y")
     with pytest.raises(ValueError, match="a column of theta"):

@@ -95,6 +95,13 @@ def test_a_simulator_that_raises_is_said_to():
 
     assert [f.text for f in diagnose(never).findings] == ["ValueError: no"]
 
+    @simgen.simulator(prior=PRIOR)
+    def ragged(theta, rng):
+        return rng.standard_normal(1 + (theta["a"] > 0))
+
+    (found,) = diagnose(ragged, rows=16).findings
+    assert "must be the same in all rows" in found.text
+
 
 def test_the_built_in_chain_keeps_the_rules():
     assert failed(simulators.ColliderShower(events=20), rows=500) == []

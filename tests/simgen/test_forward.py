@@ -100,6 +100,27 @@ def test_bad_returns(function, message):
         simulator(np.zeros((3, 2)))
 
 
+@pytest.mark.parametrize(
+    "ragged",
+    [lambda up: np.zeros(3 + up), lambda up: {"x": 0.0, "z": 1.0} if up else {"x": 0.0}],
+)
+def test_rows_that_do_not_fit_together_say_so(ragged):
+    simulator = simgen.simulator(lambda theta, rng: ragged(int(theta[0] > 0)), prior=PRIOR)
+    with pytest.raises(ValueError, match=r"row 1 .* the same in all rows; pad"):
+        simulator(np.array([[-1.0, 0.0], [1.0, 0.0]]))
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_simulators_may_work_in_place(batched):
+    def double(theta, rng):
+        theta *= 2
+        return theta
+
+    theta = np.ones((3, 2))
+    assert (simgen.simulator(double, prior=PRIOR, batched=batched)(theta)["x"] == 2).all()
+    assert (theta == 1).all()
+
+
 def test_wrong_theta():
     with pytest.raises(ValueError, match="theta must be"):
         one(np.zeros((3, 5)))

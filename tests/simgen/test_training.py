@@ -222,6 +222,12 @@ def test_bad_settings(dataset, settings, message):
         simgen.fit("theta | x", dataset, **settings)
 
 
+@pytest.mark.parametrize("embedding", ["cnn", torch.nn.Identity, {"x": torch.nn.Identity}])
+def test_an_embedding_is_a_network(dataset, embedding):
+    with pytest.raises(TypeError, match="embedding must be a network"):
+        simgen.fit("theta | x", dataset, embedding=embedding)
+
+
 def test_unknown_field_lists_what_there_is(dataset):
     with pytest.raises(ValueError, match="there are: theta, x"):
         simgen.fit("theta | y", dataset)
