@@ -34,13 +34,7 @@ def tempering(question: Question, where: Space, why: str) -> Posterior:
 
     def run(n: int, generator: torch.Generator) -> Outcome:
         with torch.no_grad():
-            found = tempered(
-                where.log_prior,
-                [_of(where, factor) for factor in question.factors()],
-                where.draw,
-                n,
-                generator,
-            )
+            found = tempered(where.log_prior, _factors(question, where), where.draw, n, generator)
             rows = where.unknowns(found.x)
         problem = None
         if found.error > 0.5:
@@ -53,9 +47,13 @@ def tempering(question: Question, where: Space, why: str) -> Posterior:
     return answer(question, run, "smc", why, "asymptotic", size, lambda: question.calls)
 
 
-def _of(where: Space, f: Callable[[dict[str, Tensor]], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A function of the unknowns, of their coordinates."""
-    return lambda u: f(where.unknowns(u))
+def _factors(question: Question, where: Space) -> list[Callable[[Tensor], Tensor]]:
+    """The likelihood's factors as functions of coordinates."""
+
+    def of(factor: Callable[[dict[str, Tensor]], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda u: factor(where.unknowns(u))
+
+    return [of(factor) for factor in question.factors()]
 
 
 def chains(question: Question, where: Space, method: str, why: str) -> Posterior:
@@ -157,13 +155,9 @@ def _started(question: Question, where: Space, chains: int, generator: torch.Gen
     far out, particles that went there by degrees: a first step from the far would throw chains
     anywhere.
     """
-
-    def likelihood(u: Tensor) -> Tensor:
-        return question.log_likelihood(where.unknowns(u))
-
     with torch.no_grad():
         u = where.draw(20 * chains, generator)
-        value = likelihood(u)
+        value = question.log_likelihood(where.unknowns(u))
     value = torch.where(value.isnan(), -math.inf, value)
     if not bool((value > -math.inf).any()):
         raise ValueError(
@@ -173,7 +167,8 @@ def _started(question: Question, where: Space, chains: int, generator: torch.Gen
     best = best[value[best] > -math.inf]
     if float(value[best[0]] - value[best[-1]]) > _FAR * where.size:
         with torch.no_grad():
-            found = tempered(where.log_prior, likelihood, where.draw, 4 * chains, generator)
+            factors = _factors(question, where)
+            found = tempered(where.log_prior, factors, where.draw, 4 * chains, generator)
             return found.x[systematic(found.log_weights, chains, generator)]
     return u[best[torch.arange(chains) % len(best)]]
 
