@@ -433,11 +433,28 @@ def test_images_and_large_operators_in_closed_form():
             ),
             "asks for 'w'",
         ),
+        (
+            lambda: (gaussian(), [simgen.GaussianLikelihood(A, 1.0)] * 2, Y[0]),
+            "as many observations",
+        ),
+        (
+            lambda: (
+                {"p": simgen.Prior(m=Normal(0.0, 1.0)), "q": simgen.Prior(m=Normal(0.0, 1.0))},
+                lambda y, m: m[:, 0],
+                Y,
+            ),
+            "both 'p' and 'q' have a parameter 'm'",
+        ),
     ],
 )
 def test_what_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         simgen.infer(*make()).sample(2)
+
+
+def test_one_number_is_no_set_of_events():
+    with pytest.raises(ValueError, match="are events"):
+        simgen.infer(gaussian(), lambda y, x: x[:, 0], Y[0], iid=True)
 
 
 def test_methods_that_do_not_exist_or_do_not_fit():
