@@ -63,6 +63,8 @@ class ConditionalLikelihood(Likelihood):
         unknown = name if name in rows else next(iter(rows)) if len(rows) == 1 else ""
         columns = rows.parameters.get(unknown, ())
         whole = unknown in rows and (own == columns or not set(own) <= set(columns))
+        if whole:
+            rows.check(unknown, own)
         found = rows[unknown] if whole else rows.columns(own)
         if field is not None and found[0].numel() == field.size:
             return found.reshape(len(found), *field.shape)

@@ -194,7 +194,10 @@ def ask(
         priors = {"theta" if isinstance(prior, Prior) else "x": prior}
     if len(priors) == 1:
         priors = {k: unconditional(v) for k, v in priors.items()}
+    _check_names(priors)
     ys = _seen(likelihoods, observed)
+    if iid and any(y.dim() == 0 for y in ys):
+        raise ValueError("iid=True: what is observed are events, (events, *event); got one number")
     own = [("theta", *p.names) for p in priors.values() if isinstance(p, Prior)]
     for one in likelihoods:
         surrogate: Any = getattr(one, "surrogate", None)
@@ -251,9 +254,22 @@ def unconditional(prior: Any) -> Any:
     return prior
 
 
+def _check_names(priors: Mapping[str, Any]) -> None:
+    """Refuses a parameter's name that another unknown has too: who asks for it means which?"""
+    known: dict[str, str] = {}
+    for name, prior in priors.items():
+        for k in {name, *(prior.names if isinstance(prior, Prior) else ())}:
+            if k in known:
+                raise ValueError(f"both {known[k]!r} and {name!r} have a parameter {k!r}: rename")
+            known[k] = name
+
+
 def _seen(likelihoods: list[Likelihood], observed: Any) -> list[Tensor]:
     """What was observed; of a likelihood that counts events it may be none."""
-    values = list(observed) if len(likelihoods) > 1 else [observed]
+    several = len(likelihoods) > 1
+    if several and not isinstance(observed, (list, tuple)) and torch.as_tensor(observed).dim() < 1:
+        raise ValueError(f"{len(likelihoods)} likelihoods need as many observations in a list")
+    values = list(observed) if several else [observed]
     none = {
         i: torch.zeros(0, dtype=torch.float64)
         for i, (one, value) in enumerate(zip(likelihoods, values))

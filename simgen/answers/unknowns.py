@@ -54,6 +54,19 @@ class Rows(dict[str, Tensor]):
         """Whether there are unknowns or columns of these names."""
         return set(names) <= {*self, *(k for u in self for k in self.parameters.get(u, ()))}
 
+    def check(self, unknown: str, names: tuple[str, ...]) -> None:
+        """Refuses an unknown of whose columns some have these names and some have others.
+
+        Raises:
+            ValueError: If it is so: by their order they would be taken one for another.
+        """
+        every = self.parameters.get(unknown, ())
+        if (missing := [k for k in names if k not in every]) and len(missing) < len(names):
+            raise ValueError(
+                f"a likelihood was learned for {', '.join(names)}; {missing[0]!r} is not among "
+                f"the parameters {', '.join(every)}: name them alike"
+            )
+
     def columns(self, names: tuple[str, ...]) -> Tensor:
         """Columns (n, d) by name."""
         return torch.cat([self.named(k).flatten(1) for k in names], -1)
@@ -106,5 +119,6 @@ def parameters(unknowns: Unknowns, names: tuple[str, ...]) -> Tensor:
     rows = as_rows(unknowns)
     if rows.knows(names) or (len(rows) > 1 and "theta" not in rows):
         return rows.columns(names)
-    only = rows["theta"] if "theta" in rows else next(iter(rows.values()))
-    return only.flatten(1)
+    only = "theta" if "theta" in rows else next(iter(rows))
+    rows.check(only, names)
+    return rows[only].flatten(1)

@@ -128,6 +128,15 @@ def test_what_no_one_knows_is_said():
         simgen.infer(TOGETHER, lambda y, mu, c: mu[:, 0], torch.tensor(0.0))
 
 
+def test_parameters_are_not_taken_by_their_order_where_some_names_fit():
+    misspelt = simgen.Prior(mu=Normal(0.0, 2.0), alpha=Normal(0.5, 0.3))
+    surrogate = Surrogate(first, ("mu", "a"), ("theta",))
+    with pytest.raises(ValueError, match="'a' is not among the parameters mu, alpha"):
+        simgen.infer(misspelt, surrogate, Y[0])
+    nameless = simgen.Prior(x_0=Normal(0.0, 2.0), x_1=Normal(0.5, 0.3))
+    assert simgen.infer(nameless, surrogate, Y[0], particles=256).sample(2).shape == (2, 2)
+
+
 def test_a_prior_wider_than_the_surrogates_is_refused_by_name():
     box = simgen.Prior(mu=torch.distributions.Uniform(-1.0, 1.0), a=Normal(0.5, 0.3))
     one = Surrogate(first, ("mu", "a"), ("theta",))
