@@ -530,7 +530,6 @@ def test_images_and_large_operators_in_closed_form():
             "asks for 'w'",
         ),
         (
-<<<<<<< HEAD
             lambda: (gaussian(), [simgen.GaussianLikelihood(A, 1.0)], torch.zeros(3)),
             "1 likelihoods need as many observations",
         ),
@@ -541,7 +540,8 @@ def test_images_and_large_operators_in_closed_form():
         (
             lambda: (gaussian(), simgen.PoissonLikelihood(lambda x: x.exp()), [3.0, -0.5, 1]),
             "counts cannot be negative",
-=======
+        ),
+        (
             lambda: (gaussian(), [simgen.GaussianLikelihood(A, 1.0)] * 2, Y[0]),
             "as many observations",
         ),
@@ -552,7 +552,6 @@ def test_images_and_large_operators_in_closed_form():
                 Y,
             ),
             "both 'p' and 'q' have a parameter 'm'",
->>>>>>> h1
         ),
     ],
 )
@@ -561,7 +560,6 @@ def test_what_is_refused(make, message):
         simgen.infer(*make()).sample(2)
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("y", [0.0, torch.zeros(2, 1), torch.zeros(3)])
 def test_chi2_of_another_shape_is_refused(y):
     posterior = simgen.infer(
@@ -569,11 +567,11 @@ def test_chi2_of_another_shape_is_refused(y):
     )
     with pytest.raises(ValueError, match=r"observation 0 must be \(2,\)"):
         posterior.chi2(y, n=2)
-=======
+
+
 def test_one_number_is_no_set_of_events():
     with pytest.raises(ValueError, match="are events"):
         simgen.infer(gaussian(), lambda y, x: x[:, 0], Y[0], iid=True)
->>>>>>> h1
 
 
 def test_methods_that_do_not_exist_or_do_not_fit():
