@@ -36,6 +36,7 @@ _MASK = 30  # added to these: purposes of those that draw masks
 _STATISTICS_ROWS = 100_000
 _STATISTICS_BYTES = 256 << 20
 _SUMMARY = 64
+_ROUNDING = 1e-5  # of a support's width, by which float32 values may lie outside
 
 
 @dataclass(frozen=True)
@@ -407,7 +408,8 @@ def fitted_target(
 
     Raises:
         ValueError: If the targets cannot be modelled together.
-        DatasetError: If every column is constant.
+        DatasetError: If every column is constant, or values are outside of the support that is
+            known of them.
     """
     targets = [fields[k] for k in expression.target]
     whole = [f for f in targets if f.iid or f.layout == "image"]
@@ -433,11 +435,29 @@ def fitted_target(
     width = columns.shape[1]
     discrete = [f.discrete for f in targets for _ in range(f.size)][:width]
     target = Target.fitted(columns, rules[:width], discrete, axes)
+    _check_support(target, columns, expression)
     if target.features == 0:
         raise DatasetError(
             f"every column of {', '.join(expression.target)} is constant: nothing to learn"
         )
     return target
+
+
+def _check_support(target: Target, columns: Tensor, expression: Expression) -> None:
+    """Refuses values (n, d, *grid) that the model gives no density, but for rounding."""
+    low, high = target.bounds()
+    width = torch.where((high - low).isfinite(), high - low, 1.0)
+    outside = (columns < low - _ROUNDING * width) | (columns > high + _ROUNDING * width)
+    if not bool(outside.any()):
+        return
+    place = outside.nonzero()[0].tolist()
+    least, most = (float(bound[place[1]].squeeze()) for bound in (low, high))
+    raise DatasetError(
+        f"{int(outside.flatten(1).any(1).sum())} of {len(columns)} rows of "
+        f"{', '.join(expression.target)} are outside of the bounds that the prior, or the field's "
+        f"support, gives: column {place[1]} is {float(columns[tuple(place)]):.6g}, and its bounds "
+        f"are {least:.6g} and {most:.6g}"
+    )
 
 
 def members(family: Any) -> tuple[Any, int]:
