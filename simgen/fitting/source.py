@@ -36,7 +36,7 @@ _MASK = 30  # added to these: purposes of those that draw masks
 _STATISTICS_ROWS = 100_000
 _STATISTICS_BYTES = 256 << 20
 _SUMMARY = 64
-_ROUNDING = 1e-5  # of a support's width, by which float32 values may lie outside
+_ROUNDING = 1e-5  # of a support's width, by which values may lie outside
 
 
 @dataclass(frozen=True)
@@ -447,7 +447,9 @@ def _check_support(target: Target, columns: Tensor, expression: Expression) -> N
     """Refuses values (n, d, *grid) that the model gives no density, but for rounding."""
     low, high = target.bounds()
     width = torch.where((high - low).isfinite(), high - low, 1.0)
-    outside = (columns < low - _ROUNDING * width) | (columns > high + _ROUNDING * width)
+    largest = torch.maximum(*(bound.nan_to_num(posinf=0, neginf=0).abs() for bound in (low, high)))
+    slack = _ROUNDING * width + torch.finfo(torch.float32).eps * largest
+    outside = (columns < low - slack) | (columns > high + slack)
     if not bool(outside.any()):
         return
     place = outside.nonzero()[0].tolist()

@@ -243,6 +243,14 @@ def test_parameters_outside_of_the_prior_are_refused(tmp_path):
     simgen.fit("x | theta", dataset, simgen.Flow(**SMALL), max_epochs=1)
 
 
+def test_rounding_to_float32_is_not_outside_of_the_prior(tmp_path):
+    theta = 1e6 + np.random.default_rng(0).uniform(0, 0.1, (200, 1))  # a float32 is 0.06 apart
+    prior = simgen.Prior(a=Uniform(1e6, 1e6 + 0.1))
+    dataset = simgen.Dataset.create(tmp_path / "d", theta=theta, x=theta - 1e6, prior=prior)
+    assert float(np.asarray(dataset["theta"]).max()) > 1e6 + 0.1
+    simgen.fit("theta | x", dataset, simgen.Flow(**SMALL), max_epochs=1)
+
+
 def test_unknown_field_lists_what_there_is(dataset):
     with pytest.raises(ValueError, match="there are: theta, x"):
         simgen.fit("theta | y", dataset)
