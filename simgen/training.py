@@ -109,6 +109,10 @@ def fit(
         ValueError: If a field is unknown, a setting makes no sense, or gold is none.
         DatasetError: If there are no rows to train on.
     """
+    if isinstance(dataset, (str, os.PathLike)):
+        raise TypeError(
+            f"fit takes a Dataset, not its path: simgen.Dataset({os.fspath(dataset)!r})"
+        )
     family = Flow() if model is None else model
     parsed = parse(expression)
     fields = parsed.resolve(dataset.fields)

@@ -37,6 +37,7 @@ _STATISTICS_ROWS = 100_000
 _STATISTICS_BYTES = 256 << 20
 _SUMMARY = 64
 _PAIRS = 20_000  # of what is given and one event
+_ROUNDING = 1e-5  # of a support's width, by which values may lie outside
 
 
 @dataclass(frozen=True)
@@ -415,7 +416,8 @@ def fitted_target(
 
     Raises:
         ValueError: If the targets cannot be modelled together.
-        DatasetError: If every column is constant.
+        DatasetError: If every column is constant, or values are outside of the support that is
+            known of them.
     """
     targets = [fields[k] for k in expression.target]
     whole = [f for f in targets if f.iid or f.layout == "image"]
@@ -441,11 +443,31 @@ def fitted_target(
     width = columns.shape[1]
     discrete = [f.discrete for f in targets for _ in range(f.size)][:width]
     target = Target.fitted(columns, rules[:width], discrete, axes)
+    _check_support(target, columns, expression)
     if target.features == 0:
         raise DatasetError(
             f"every column of {', '.join(expression.target)} is constant: nothing to learn"
         )
     return target
+
+
+def _check_support(target: Target, columns: Tensor, expression: Expression) -> None:
+    """Refuses values (n, d, *grid) that the model gives no density, but for rounding."""
+    low, high = target.bounds()
+    width = torch.where((high - low).isfinite(), high - low, 1.0)
+    largest = torch.maximum(*(bound.nan_to_num(posinf=0, neginf=0).abs() for bound in (low, high)))
+    slack = _ROUNDING * width + torch.finfo(torch.float32).eps * largest
+    outside = (columns < low - slack) | (columns > high + slack)
+    if not bool(outside.any()):
+        return
+    place = outside.nonzero()[0].tolist()
+    least, most = (float(bound[place[1]].squeeze()) for bound in (low, high))
+    raise DatasetError(
+        f"{int(outside.flatten(1).any(1).sum())} of {len(columns)} rows of "
+        f"{', '.join(expression.target)} are outside of the bounds that the prior, or the field's "
+        f"support, gives: column {place[1]} is {float(columns[tuple(place)]):.6g}, and its bounds "
+        f"are {least:.6g} and {most:.6g}"
+    )
 
 
 def members(family: Any) -> tuple[Any, int]:

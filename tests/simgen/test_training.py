@@ -228,6 +228,29 @@ def test_an_embedding_is_a_network(dataset, embedding):
         simgen.fit("theta | x", dataset, embedding=embedding)
 
 
+def test_a_path_is_no_dataset(dataset):
+    with pytest.raises(TypeError, match=r"simgen.Dataset\('throws'\)"):
+        simgen.fit("theta | x", "throws")
+
+
+def test_parameters_outside_of_the_prior_are_refused(tmp_path):
+    theta = np.random.default_rng(0).uniform(0, 1, (200, 2))
+    theta[:, 1] += 0.5
+    prior = simgen.Prior(a=Uniform(0.0, 1.0), b=Uniform(0.0, 1.0))
+    dataset = simgen.Dataset.create(tmp_path / "d", theta=theta, x=theta, prior=prior)
+    with pytest.raises(simgen.DatasetError, match=r"of theta are outside .* column 1 is 1\."):
+        simgen.fit("theta | x", dataset, simgen.Flow(**SMALL), max_epochs=1)
+    simgen.fit("x | theta", dataset, simgen.Flow(**SMALL), max_epochs=1)
+
+
+def test_rounding_to_float32_is_not_outside_of_the_prior(tmp_path):
+    theta = 1e6 + np.random.default_rng(0).uniform(0, 0.1, (200, 1))  # a float32 is 0.06 apart
+    prior = simgen.Prior(a=Uniform(1e6, 1e6 + 0.1))
+    dataset = simgen.Dataset.create(tmp_path / "d", theta=theta, x=theta - 1e6, prior=prior)
+    assert float(np.asarray(dataset["theta"]).max()) > 1e6 + 0.1
+    simgen.fit("theta | x", dataset, simgen.Flow(**SMALL), max_epochs=1)
+
+
 def test_unknown_field_lists_what_there_is(dataset):
     with pytest.raises(ValueError, match="there are: theta, x"):
         simgen.fit("theta | y", dataset)
