@@ -83,7 +83,7 @@ _WHERE = {
     "report": "reporting",
 }
 
-_SUBMODULES = ("missing", "networks", "operators")
+_SUBMODULES = ("missing", "networks", "operators", "summary")
 
 __all__ = ["__version__", *_WHERE]
 

@@ -24,6 +24,8 @@ from torch.distributions import Distribution, constraints
 from .bijection import inside
 from .fitting.pipeline import Pipeline
 from .models.base import Given
+from .models.elbo import Elbo
+from .randomness import seeded
 
 CHUNK = 4_096  # rows of a vector that a network sees at once: stays in the cache, bounds memory
 _PIXELS = 1 << 18  # numbers of an image that a network sees at once
@@ -143,8 +145,9 @@ class ConditionalDistribution(Distribution):
             NotImplementedError: If the family has no density.
         """
         if self.density is None:
-            family = type(self._heads[0].model).__name__
-            raise NotImplementedError(f"{family} has no density: it can only draw")
+            model = self._heads[0].model
+            why = getattr(model, "undecided", f"{type(model).__name__} has no density")
+            raise NotImplementedError(f"{why}: it can only draw")
         value = torch.as_tensor(value)
         dtype = value.dtype if value.dtype == torch.float64 else torch.float32
         y = value.to(self._pipeline.device).double()
@@ -168,6 +171,37 @@ class ConditionalDistribution(Distribution):
             valid = target.valid(y).flatten(y.dim() - len(event)).all(-1)
             total = torch.where(valid, total, torch.full_like(total, -math.inf))
         return total.sum(-1).to(self._device, dtype) if extra else total.to(self._device, dtype)
+
+    def elbo(self, value: Any, draws: int = 16, seed: int = 0) -> Elbo:
+        """The evidence lower bound of a VAE, in physical units, and its parts: the reconstruction
+        and the divergence of the encoder from the prior of the latent variables, each (...).
+        `log_prob` is the tighter bound of importance weighting.
+
+        Arguments:
+            value: (..., *event_shape), broadcast against the batch.
+            draws: Draws of the latent variables that are averaged over.
+            seed: Of these draws.
+
+        Raises:
+            NotImplementedError: If the model is no VAE, an ensemble, of a set, or of whole
+                numbers.
+        """
+        model, target = self._heads[0].model, self._pipeline.target
+        plain = len(self._heads) == 1 and not self._pipeline.iid and not target.cells
+        if not plain or not hasattr(model, "elbo"):
+            raise NotImplementedError(f"{type(model).__name__} of this target has no ELBO")
+        y = torch.as_tensor(value).to(self._pipeline.device).double()
+        own = y.shape[: y.dim() - len(self.event_shape)]
+        batch = torch.broadcast_shapes(own, self.batch_shape)
+        z, ladj = target(y.expand(*batch, *self.event_shape))
+
+        def parts(q: Any, z: Tensor) -> Tensor:
+            found = q.elbo(z, draws)
+            return torch.stack([found.reconstruction, found.kl], -1)
+
+        with seeded(seed):
+            both = self._chunks(0, parts, z, batch, torch.Size((2,))).double()
+        return Elbo(both[..., 0] + ladj, both[..., 1])
 
     def denoise(self, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """E[z | z_t] of z_t = alpha z + sigma eps, both (..., *batch_shape, *modelled shape): in

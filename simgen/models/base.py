@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from .elbo import Elbo
+
 Given = tuple[Tensor | None, Tensor | None]
 """What a model is given: a context vector (n, c), and a context map on the target's grid."""
 
@@ -50,6 +52,12 @@ class ModelDistribution(Distribution):
         shared = getattr(self.module, "shares", False)
         flat, given, lead = self._flat(value, len(self.event_shape), shared)
         return self.module.log_prob(flat, given).view(lead)
+
+    def elbo(self, value: Tensor, draws: int) -> Elbo:
+        """The evidence lower bound of values (..., *batch, *event), and its parts, each (...)."""
+        flat, given, lead = self._flat(value, len(self.event_shape))
+        found = self.module.elbo(flat, given, draws)
+        return Elbo(found.reconstruction.view(lead), found.kl.view(lead))
 
     def transport(self, noise: Tensor) -> Tensor:
         """Maps noise (..., *batch, *noise_shape) ~ N(0, I) to draws (..., *batch, *event)."""

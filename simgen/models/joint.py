@@ -180,6 +180,7 @@ class ConditionedModule(nn.Module):
         self.noise_shape = joint.noise_shape
         whole = len({*self.target, *self.given}) == joint.event_shape[0]
         self.density = joint.density if whole else None
+        self.undecided = "a joint model has densities of all variables that are not given together"
 
     def transport(self, noise: Tensor, given: Given) -> Tensor:
         """Maps noise (s, n, *noise_shape) to draws (s, n, t)."""

@@ -271,3 +271,27 @@ def test_no_observations_give_no_draws(posterior):
     assert q.sample((3,)).shape == (3, 0, 2)
     assert q.log_prob(torch.zeros(3, 0, 2)).shape == (3, 0)
     assert posterior(np.zeros((4, 2))).sample((0,)).shape == (0, 4, 2)
+
+
+def test_the_elbo_of_a_fitted_vae_in_physical_units(tmp_path):
+    """x ~ N(0, diag(0.2^2, 5^2)): the bound is below log p(x), the importance bound above it; both
+    are near it after training, and change of units moves both alike.
+    """
+    torch.manual_seed(0)
+    sd = torch.tensor([0.2, 5.0], dtype=torch.float64)
+    x = sd * torch.randn(2_000, 2, dtype=torch.float64)
+    dataset = simgen.Dataset.create(tmp_path / "a", torch.zeros(2_000, 1), x)
+    model = simgen.VAE(latent=2, width=16)
+    fitted = simgen.fit("x", dataset, model, max_epochs=20, progress=False)
+    rows = sd * torch.randn(500, 2, dtype=torch.float64)
+    with torch.no_grad():
+        parts = fitted().elbo(rows, draws=64)
+        assert parts.value.shape == (500,) and bool((parts.kl >= 0).all())
+        exact = torch.distributions.Normal(0.0, sd).log_prob(rows).sum(-1)
+        bound = fitted().log_prob(rows)
+        assert parts.value.mean() < bound.mean() + 0.02 < exact.mean() + 0.05
+        assert parts.value.mean() > exact.mean() - 0.3
+        assert torch.equal(fitted().elbo(rows, draws=64).kl, parts.kl)
+    flow = simgen.fit("x", dataset, max_epochs=1, progress=False)
+    with pytest.raises(NotImplementedError, match="has no ELBO"):
+        flow().elbo(rows)
