@@ -114,6 +114,13 @@ class MaskedTransform(Layer):
 
     def call_and_ladj(self, x: Tensor, given: Given) -> tuple[Tensor, Tensor]:
         """y (n, d) and log |det dy/dx| (n,) of x (n, d)."""
+        return self._call(x, given, not torch.is_grad_enabled())
+
+    def training_call(self, x: Tensor, given: Given) -> tuple[Tensor, Tensor]:
+        """The same, by what vmap knows."""
+        return self._call(x, given, False)
+
+    def _call(self, x: Tensor, given: Given, broadcast: bool) -> tuple[Tensor, Tensor]:
         # units first and rows last throughout, as the splines want them
         rows = len(x) if not self.shares else 1 if given[0] is None else len(given[0])
         phi = self._input(x[:rows], given[0]).t()
@@ -122,20 +129,20 @@ class MaskedTransform(Layer):
             phi = torch.addmm(layer.bias[:, None], layer.mask * layer.weight, h)
         columns = x.t()
         if len(self.members) == 1:
-            y, ladj = self._moved(0, columns, phi)
+            y, ladj = self._moved(0, columns, phi, broadcast)
             return y.t(), ladj.sum(0)
         sizes = [u.total * len(rows) for u, rows in zip(self.univariate, self.members)]
         parts = [
-            self._moved(i, columns[rows], part)
+            self._moved(i, columns[rows], part, broadcast)
             for i, (rows, part) in enumerate(zip(self.members, phi.split(sizes)))
         ]
         y = torch.cat([p[0] for p in parts])[self.back]
         return y.t(), torch.cat([p[1] for p in parts]).sum(0)
 
-    def _moved(self, i: int, x: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
+    def _moved(self, i: int, x: Tensor, phi: Tensor, broadcast: bool) -> tuple[Tensor, Tensor]:
         """The kind i of univariate functions, of its variables x (k, s n) and phi (total k, n)."""
         univariate, (k, rows), n = self.univariate[i], x.shape, phi.shape[1]
-        if n < rows and univariate.broadcasts and not torch.is_grad_enabled():
+        if n < rows and univariate.broadcasts and broadcast:
             y, ladj = univariate(x.reshape(k, -1, n), phi.view(univariate.total, k, 1, n))
         else:
             phi = phi if n == rows else phi.repeat(1, rows // n)

@@ -329,3 +329,16 @@ def test_a_point_mass_at_zero_is_learned(tmp_path):
         wanted = (1 - p_0) * Normal(value, 0.5).log_prob(grid).exp()
         assert float(torch.trapezoid((density - wanted).abs(), grid)) < 0.15
     assert float(q.log_prob(-torch.ones(1))) == -math.inf
+
+
+def test_an_ensemble_of_sets_of_numbers_trains_without_remarks(tmp_path):
+    """Its held-out loss is under vmap: warnings are errors here."""
+    torch.manual_seed(0)
+    theta = torch.rand(200, 1, dtype=torch.float64)
+    x = theta[:, None] + 0.3 * torch.randn(200, 5, 1, dtype=torch.float64)
+    declared = {"x": simgen.Field((5, 1), "set", iid=True)}
+    dataset = simgen.Dataset.create(tmp_path / "a", theta, x, declared=declared)
+    model = simgen.Ensemble(simgen.Flow(hidden=(8, 8)), 2)
+    fitted = simgen.fit("x | theta", dataset, model, max_epochs=2, progress=False)
+    one = torch.stack([fitted(t).log_prob(v) for t, v in zip(theta[:4], x[:4])]).flatten()
+    assert torch.allclose(fitted(theta[:4]).log_prob(x[:4]), one, atol=1e-4)
