@@ -9,7 +9,7 @@ common offset are, standardising each of them leaves the informative combination
 rest is noise to fit; the directions are found before any training. Whether x itself is passed on
 is tested: if what is left of it beside s neither moves nor changes its second moments with the
 target, by polynomials and waves of it, s is all there is to know, and a network that sees the rest
-can only fit noise. Parameters, which have no noise, are always passed on.
+can only fit noise. Parameters, which have no noise, are never left out.
 
 References:
     | Relations Between Two Sets of Variates (Hotelling, 1936)
@@ -125,7 +125,7 @@ class VectorEncoder(Configured):
         hidden: Widths of its layers.
         directions: Canonical directions; found by `initialise`.
         keep: Whether x itself is passed on; decided by `initialise`.
-        whole: Whether it is in any case.
+        whole: Whether it is wherever something of it is left beside the directions.
     """
 
     weight: Tensor
@@ -161,8 +161,8 @@ class VectorEncoder(Configured):
         """
         x, u = x[:_ROWS].double(), target[:_ROWS].double()
         weight, rest = canonical_directions(x, u)
-        keep = self.whole or weight.shape[1] == 0 or still_depends(rest, u)
-        found = weight.shape[1]
+        found, left = weight.shape[1], rest.shape[1] > 0
+        keep = found == 0 or (left and (self.whole or still_depends(rest, u)))
         self.__init__(self.features, self.out, self.hidden, found, keep, self.whole)  # type: ignore[misc]
         self.weight.copy_(weight)
         self.bias.copy_(-x.mean(0) @ weight)
