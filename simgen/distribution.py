@@ -150,15 +150,9 @@ class ConditionalDistribution(Distribution):
             raise NotImplementedError(f"{why}: it can only draw")
         value = torch.as_tensor(value)
         dtype = value.dtype if value.dtype == torch.float64 else torch.float32
-        y = value.to(self._pipeline.device).double()
+        y = self._expanded(value)
         extra = 1 if self._pipeline.iid else 0
         event = self.event_shape[extra:]
-        axes = len(self.event_shape)
-        if y.dim() < axes or y.shape[y.dim() - len(event) :] != event:
-            wanted = ", ".join(map(str, self.event_shape))
-            raise ValueError(f"value must be (..., {wanted}); got {tuple(value.shape)}")
-        batch = torch.broadcast_shapes(y.shape[: y.dim() - axes], self.batch_shape)
-        y = y.expand(*batch, *y.shape[y.dim() - axes :])
         target = self._pipeline.target
         if not target.cells:
             total = self._log_density(y)
@@ -183,6 +177,7 @@ class ConditionalDistribution(Distribution):
             seed: Of these draws.
 
         Raises:
+            ValueError: If the value has another shape.
             NotImplementedError: If the model is no VAE, an ensemble, of a set, or of whole
                 numbers.
         """
@@ -190,17 +185,14 @@ class ConditionalDistribution(Distribution):
         plain = len(self._heads) == 1 and not self._pipeline.iid and not target.cells
         if not plain or not hasattr(model, "elbo"):
             raise NotImplementedError(f"{type(model).__name__} of this target has no ELBO")
-        y = torch.as_tensor(value).to(self._pipeline.device).double()
-        own = y.shape[: y.dim() - len(self.event_shape)]
-        batch = torch.broadcast_shapes(own, self.batch_shape)
-        z, ladj = target(y.expand(*batch, *self.event_shape))
+        z, ladj = target(self._expanded(torch.as_tensor(value)))
 
         def parts(q: Any, z: Tensor) -> Tensor:
             found = q.elbo(z, draws)
             return torch.stack([found.reconstruction, found.kl], -1)
 
         with seeded(seed):
-            both = self._chunks(0, parts, z, batch, torch.Size((2,))).double()
+            both = self._chunks(0, parts, z, ladj.shape, torch.Size((2,))).double()
         return Elbo(both[..., 0] + ladj, both[..., 1])
 
     def denoise(self, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -260,6 +252,19 @@ class ConditionalDistribution(Distribution):
     def _physical(self, z: Tensor) -> Tensor:
         target = self._pipeline.target
         return inside(target.inverse(z).float(), *target.bounds()).to(self._device)
+
+    def _expanded(self, value: Tensor) -> Tensor:
+        """Values (..., *event_shape) in double precision, broadcast against the batch; of sets,
+        with any number of events.
+        """
+        y = value.to(self._pipeline.device).double()
+        event = self.event_shape[1 if self._pipeline.iid else 0 :]
+        axes = len(self.event_shape)
+        if y.dim() < axes or y.shape[y.dim() - len(event) :] != event:
+            wanted = ", ".join(map(str, self.event_shape))
+            raise ValueError(f"value must be (..., {wanted}); got {tuple(value.shape)}")
+        batch = torch.broadcast_shapes(y.shape[: y.dim() - axes], self.batch_shape)
+        return y.expand(*batch, *y.shape[y.dim() - axes :])
 
     def _log_density(self, y: Tensor) -> Tensor:
         """Log-densities (...) of y (..., *event), of sets (..., events)."""
